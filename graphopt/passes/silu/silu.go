@@ -1,0 +1,37 @@
+// Package silu fuses x·sigmoid(x), the SiLU of Qwen3's gated MLP (Elfwing et al., arXiv:1702.03118),
+// into one operator.
+//
+//	Mul(x, Sigmoid(x)) ⇒ QuickGelu(x; alpha 1)
+//
+// QuickGelu (com.microsoft, version 1) is x·sigmoid(alpha·x). ONNX Runtime's CPU provider has no
+// operator for the whole of silu(gate)·up; the product with up stays.
+package silu
+
+import (
+	"path"
+
+	g "github.com/qwenrt/qwenrt/graphopt"
+	"github.com/qwenrt/qwenrt/graphopt/ir"
+)
+
+// Pass fuses all SiLUs of a graph.
+var Pass = &g.Pass{
+	Name:    "silu",
+	Doc:     "x·sigmoid(x) becomes QuickGelu with alpha 1",
+	Needs:   "nothing",
+	Targets: []g.Target{g.CPU, g.CUDA},
+	Run:     func(u *g.Unit) (int, error) { return u.Apply(rule) },
+}
+
+var rule = &g.Rule{
+	Name:    "silu",
+	Doc:     "Mul(x, Sigmoid(x))",
+	Pattern: g.Op("Mul", g.Any("x"), g.Op("Sigmoid", g.Any("x"))),
+	Rewrite: func(m *g.Match) (*ir.Value, error) {
+		g.Require(m.Unit.Model, g.Microsoft)
+		return m.Graph.Add(ir.NodeSpec{
+			Op: "QuickGelu", Domain: g.Microsoft, Name: path.Join(path.Dir(m.Root.Name), "QuickGelu"),
+			Inputs: []*ir.Value{m.Value("x")}, Attrs: []*ir.Attr{ir.Float("alpha", 1)},
+		}).Output(0), nil
+	},
+}
