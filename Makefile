@@ -1,0 +1,79 @@
+# Every target works alone, in a fresh clone: it fetches and builds what it needs, and nothing twice.
+# Needed: Go, a C and C++ compiler, Python's pip, cargo.
+
+SHELL := /bin/bash
+.SHELLFLAGS := -euo pipefail -c
+.DEFAULT_GOAL := help
+.NOTPARALLEL:
+
+# Packages in which goroutines share memory. The race detector costs a second build of everything below them.
+RACE_PKGS ?= ./ort/... ./runner/... ./models/hub/... ./scripts/native/...
+# Inputs for each fuzz target in make test: a count, so that a busy machine does not test less.
+FUZZ_INPUTS ?= 20000x
+# Time for each fuzz target in make fuzz.
+FUZZ_TIME ?= 5m
+
+DEMO := build/demo
+PROMPT ?= What does "harbor" mean?
+
+# Sets CGO_LDFLAGS and QWENRT_ORT_LIB; installs the native libraries when they are absent.
+ENV = env=$$(go run ./scripts/native env) && eval "$$env"
+
+.PHONY: help
+help: ## list the targets
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  %-12s %s\n", $$1, $$2 }' Makefile
+
+.PHONY: build
+build: ## build bin/qwenrt
+	@$(ENV) && go build -o bin/qwenrt ./cmd/qwenrt
+
+.PHONY: demo
+demo: build ## export, optimise and quantise the carried model, then answer a prompt
+	@$(ENV) && PS4=$$'\n$$ ' && set -x && \
+	bin/qwenrt export models/tiny/qwen3-tiny -o $(DEMO)/onnx --force && \
+	bin/qwenrt optimize $(DEMO)/onnx -o $(DEMO)/optimized --force && \
+	bin/qwenrt quantize $(DEMO)/optimized -o $(DEMO)/int4 --precision int4 --force && \
+	bin/qwenrt run $(DEMO)/int4 -p '$(PROMPT)' --no-think --max-tokens 48 --temperature 0
+
+.PHONY: test
+test: fmt vet lint unit race fuzz-short ## everything a change must pass
+
+.PHONY: unit
+unit: ## go test on every package
+	@$(ENV) && set -x && go test ./...
+
+.PHONY: race
+race: ## go test with the race detector where goroutines share memory
+	@$(ENV) && set -x && go test -race $(RACE_PKGS)
+
+.PHONY: fuzz-short
+fuzz-short: ## every fuzz target for FUZZ_INPUTS inputs
+	@$(ENV) && scripts/fuzz.sh $(FUZZ_INPUTS)
+
+.PHONY: fuzz
+fuzz: ## every fuzz target for FUZZ_TIME
+	@$(ENV) && scripts/fuzz.sh $(FUZZ_TIME)
+
+.PHONY: bench
+bench: ## Go benchmarks of every package
+	@$(ENV) && go test -run '^$$' -bench . -benchmem ./...
+
+.PHONY: fmt
+fmt: ## check that every file is as gofmt writes it
+	@files=$$(gofmt -l .); if [[ -n $$files ]]; then printf 'run gofmt -w on:\n%s\n' "$$files"; exit 1; fi
+
+.PHONY: vet
+vet: ## go vet
+	@$(ENV) && set -x && go vet ./...
+
+.PHONY: lint
+lint: ## staticcheck, at the version in scripts/tools.mod
+	@$(ENV) && set -x && go tool -modfile=scripts/tools.mod staticcheck ./...
+
+.PHONY: native
+native: ## install ONNX Runtime and libtokenizers.a
+	@go run ./scripts/native install && go run ./scripts/native status
+
+.PHONY: clean
+clean: ## delete what was built here; native libraries stay in the user's cache
+	rm -rf bin build
