@@ -1,0 +1,293 @@
+package ort
+
+import (
+	"fmt"
+	"slices"
+	"sync"
+
+	"github.com/qwenrt/qwenrt/ort/internal/capi"
+)
+
+// A Binding ties tensors to the inputs and outputs of a session once, for many
+// runs: ONNX Runtime reads and writes them in place. One tensor may be bound to an
+// input and to an output, where the model's operators allow it, as
+// GroupQueryAttention does for its KV cache.
+//
+// It is safe for concurrent use, one call at a time: Run holds off the others.
+type Binding struct {
+	session *Session
+
+	mu        sync.Mutex
+	handle    *capi.Binding // nil once closed
+	slots     []*Slot
+	allocated []*Slot // outputs that ONNX Runtime allocates in each run
+	complete  bool    // all inputs are bound
+}
+
+// A Slot is one input or output of a binding. Setting it again and again does not
+// allocate on Go's heap.
+type Slot struct {
+	binding *Binding
+	name    string
+	cname   capi.Name
+	output  bool
+	bound   *memory          // what the slot keeps from being freed
+	device  *capi.MemoryInfo // where ONNX Runtime allocates the output; nil where it does not
+}
+
+// NewBinding returns a binding with nothing bound.
+func (s *Session) NewBinding() (*Binding, error) {
+	if err := s.acquire(); err != nil {
+		return nil, err
+	}
+	defer s.use.RUnlock()
+	handle, err := capi.NewBinding(s.handle)
+	if err != nil {
+		return nil, wrap("binding", err)
+	}
+	return &Binding{session: s, handle: handle}, nil
+}
+
+// Input returns the slot of an input or an overridable initializer.
+func (b *Binding) Input(name string) (*Slot, error) {
+	if err := b.session.checkInput(name); err != nil {
+		return nil, err
+	}
+	return b.slot(name, false)
+}
+
+// Output returns the slot of an output.
+func (b *Binding) Output(name string) (*Slot, error) {
+	if err := b.session.checkOutput(name); err != nil {
+		return nil, err
+	}
+	return b.slot(name, true)
+}
+
+func (b *Binding) slot(name string, output bool) (*Slot, error) {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	if b.handle == nil {
+		return nil, b.closedError()
+	}
+	for _, s := range b.slots {
+		if s.name == name && s.output == output {
+			return s, nil
+		}
+	}
+	s := &Slot{binding: b, name: name, cname: capi.NewName(name), output: output}
+	b.slots = append(b.slots, s)
+	return s, nil
+}
+
+// BindInput binds t to an input or an overridable initializer.
+func (b *Binding) BindInput(name string, t *Tensor) error {
+	s, err := b.Input(name)
+	if err != nil {
+		return err
+	}
+	return s.Set(t)
+}
+
+// BindOutput binds t to an output, which must have t's type and shape.
+func (b *Binding) BindOutput(name string, t *Tensor) error {
+	s, err := b.Output(name)
+	if err != nil {
+		return err
+	}
+	return s.Set(t)
+}
+
+// BindOutputToDevice lets ONNX Runtime allocate an output anew in each run, in the
+// memory called memory ("Cpu", "Cuda") of a device. Outputs returns it.
+//
+// Only "Cpu" is covered by this package's tests.
+func (b *Binding) BindOutputToDevice(name, memory string, device int) error {
+	s, err := b.Output(name)
+	if err != nil {
+		return err
+	}
+	what := fmt.Sprintf("bind %s to memory %s:%d", name, memory, device)
+	info, err := capi.Memory(memory, device)
+	if err != nil {
+		return wrap(what, err)
+	}
+	if err := b.acquire(); err != nil {
+		capi.ReleaseMemory(info)
+		return err
+	}
+	defer b.unlock()
+	if err := capi.BindOutputTo(b.handle, s.cname, info); err != nil {
+		capi.ReleaseMemory(info)
+		return wrap(what, err)
+	}
+	s.drop()
+	s.device = info
+	b.allocated = append(b.allocated, s)
+	return nil
+}
+
+// Set binds t, in the shape it has now. The binding keeps t's memory, so that t may
+// be closed.
+func (s *Slot) Set(t *Tensor) error {
+	value, err := t.usable("bind", s.name)
+	if err != nil {
+		return err
+	}
+	if err := s.binding.acquire(); err != nil {
+		return err
+	}
+	defer s.binding.unlock()
+	if s.output {
+		err = capi.BindOutput(s.binding.handle, s.cname, value)
+	} else {
+		err = capi.BindInput(s.binding.handle, s.cname, value)
+	}
+	if err != nil {
+		return wrap("bind "+s.name, err)
+	}
+	if s.bound != t.mem {
+		kept := t.mem.retain()
+		s.drop()
+		s.bound = kept
+	}
+	return nil
+}
+
+// drop lets go of what the slot has bound.
+func (s *Slot) drop() {
+	if s.bound != nil {
+		s.bound.release()
+		s.bound = nil
+	}
+	if s.device == nil {
+		return
+	}
+	capi.ReleaseMemory(s.device)
+	s.device = nil
+	b := s.binding
+	b.allocated = slices.DeleteFunc(b.allocated, func(other *Slot) bool { return other == s })
+}
+
+// Run runs the session on what is bound: one call into ONNX Runtime, without
+// allocation on Go's heap. control may be nil.
+//
+// Errors: ErrCancelled, ErrClosed, ErrInvalidArgument (an input is not bound, or a
+// type or a shape does not fit), ErrProvider, ErrRuntime.
+func (b *Binding) Run(control *RunControl) error {
+	if err := b.acquire(); err != nil {
+		return err
+	}
+	defer b.unlock()
+	if err := b.checkInputs(); err != nil {
+		return err
+	}
+	// A run takes the outputs of the run before it as memory to write to. Binding
+	// them again has it allocate, as their shape may differ and somebody may hold
+	// them.
+	for _, s := range b.allocated {
+		if err := capi.BindOutputTo(b.handle, s.cname, s.device); err != nil {
+			return wrap("bind "+s.name, err)
+		}
+	}
+	options, err := control.begin()
+	if err != nil {
+		return err
+	}
+	return control.end(capi.RunBinding(b.session.handle, options, b.handle))
+}
+
+// checkInputs reports inputs that are not bound. ONNX Runtime would call the
+// operators without them, and some take that for an optional input left out.
+func (b *Binding) checkInputs() error {
+	if b.complete {
+		return nil
+	}
+	err := b.session.checkComplete(func(name string) bool {
+		return slices.ContainsFunc(b.slots, func(s *Slot) bool { return s.name == name && !s.output && s.bound != nil })
+	})
+	b.complete = err == nil
+	return err
+}
+
+// Outputs returns the outputs of the last run that ONNX Runtime allocated
+// (BindOutputToDevice), by name. The caller closes them; the next run does not
+// touch them.
+func (b *Binding) Outputs() (map[string]*Tensor, error) {
+	if err := b.acquire(); err != nil {
+		return nil, err
+	}
+	defer b.unlock()
+	names, values, err := capi.BoundOutputs(b.handle)
+	if err != nil {
+		return nil, wrap("outputs", err)
+	}
+	var (
+		mine    []string
+		results []*capi.Value
+	)
+	for i, name := range names {
+		if b.allocates(name) {
+			mine, results = append(mine, name), append(results, values[i])
+		} else {
+			capi.ReleaseValue(values[i])
+		}
+	}
+	return adoptAll(mine, results)
+}
+
+func (b *Binding) allocates(name string) bool {
+	return slices.ContainsFunc(b.allocated, func(s *Slot) bool { return s.name == name })
+}
+
+// Clear unbinds everything. Slots stay valid.
+func (b *Binding) Clear() error {
+	if err := b.acquire(); err != nil {
+		return err
+	}
+	defer b.unlock()
+	capi.ClearBinding(b.handle)
+	b.complete = false
+	for _, s := range b.slots {
+		s.drop()
+	}
+	return nil
+}
+
+// Close waits for a run under way and releases the binding. Later calls fail with
+// ErrClosed; a second Close does nothing.
+func (b *Binding) Close() {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	if b.handle == nil {
+		return
+	}
+	capi.ReleaseBinding(b.handle)
+	b.handle = nil
+	for _, s := range b.slots {
+		s.drop()
+		s.cname.Free()
+	}
+	b.slots = nil
+}
+
+// acquire takes the binding and keeps its session from closing, until unlock.
+func (b *Binding) acquire() error {
+	b.mu.Lock()
+	if b.handle == nil {
+		b.mu.Unlock()
+		return b.closedError()
+	}
+	if err := b.session.acquire(); err != nil {
+		b.mu.Unlock()
+		return err
+	}
+	return nil
+}
+
+func (b *Binding) unlock() {
+	b.session.use.RUnlock()
+	b.mu.Unlock()
+}
+
+func (b *Binding) closedError() error { return fmt.Errorf("ort: binding: %w", ErrClosed) }
