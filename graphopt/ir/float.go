@@ -150,3 +150,15 @@ func Float32ToBFloat16(f float32) uint16 {
 	}
 	return uint16((u + 0x7fff + (u >> 16 & 1)) >> 16)
 }
+
+// WidenHalf converts float16, or bfloat16, elements to float32; exact. dst and src have one length.
+func WidenHalf(dst []float32, src []uint16, bfloat bool) {
+	src = src[:len(dst)]
+	for i, x := range src {
+		if bfloat {
+			dst[i] = math.Float32frombits(uint32(x) << 16)
+		} else {
+			dst[i] = Float16ToFloat32(x)
+		}
+	}
+}
