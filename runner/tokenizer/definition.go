@@ -7,6 +7,8 @@ import (
 	"fmt"
 	"io"
 	"os"
+	"slices"
+	"strings"
 )
 
 const (
@@ -23,14 +25,59 @@ type definition struct {
 	Truncation  json.RawMessage `json:"truncation"`
 	Padding     json.RawMessage `json:"padding"`
 	AddedTokens []addedToken    `json:"added_tokens"`
-	Decoder     *struct {
-		Type string `json:"type"`
-	} `json:"decoder"`
+
+	Normalizer    *component `json:"normalizer"`
+	PreTokenizer  *component `json:"pre_tokenizer"`
+	PostProcessor *component `json:"post_processor"`
+	Decoder       *component `json:"decoder"`
+
 	Model struct {
 		Type                    string          `json:"type"`
 		Vocab                   json.RawMessage `json:"vocab"`
 		ContinuingSubwordPrefix string          `json:"continuing_subword_prefix"`
 	} `json:"model"`
+}
+
+// A component is one step of the library's work, or a sequence of them.
+type component struct {
+	Type          string      `json:"type"`
+	Stop          int         `json:"stop"` // of a decoder Strip
+	Normalizers   []component `json:"normalizers"`
+	PreTokenizers []component `json:"pretokenizers"`
+	Processors    []component `json:"processors"`
+	Decoders      []component `json:"decoders"`
+}
+
+// The components that BPE tokenizers of language models have. Others are refused:
+// among them are some that end the process when their data is malformed, such as
+// Precompiled.
+var (
+	normalizers    = []string{"NFC", "NFD", "NFKC", "NFKD", "Lowercase", "Prepend", "Replace", "Strip", "Sequence"}
+	preTokenizers  = []string{"ByteLevel", "Digits", "Metaspace", "Punctuation", "Split", "Whitespace", "WhitespaceSplit", "Sequence"}
+	postProcessors = []string{"ByteLevel", "TemplateProcessing", "Sequence"}
+	decoders       = []string{"ByteLevel", "ByteFallback", "Fuse", "Metaspace", "Replace", "Strip", "Sequence"}
+)
+
+// check refuses a component that is not among the allowed types. A nil one is fine.
+func (c *component) check(entry string, allowed []string) error {
+	if c == nil {
+		return nil
+	}
+	if !slices.Contains(allowed, c.Type) {
+		return fmt.Errorf("%s %q is not supported, only %s", entry, c.Type, strings.Join(allowed, ", "))
+	}
+	if c.Stop != 0 {
+		// The library ends the process at a token shorter than that.
+		return fmt.Errorf("%s %q with stop %d is not supported, only 0", entry, c.Type, c.Stop)
+	}
+	for _, steps := range [][]component{c.Normalizers, c.PreTokenizers, c.Processors, c.Decoders} {
+		for i := range steps {
+			if err := steps[i].check(entry, allowed); err != nil {
+				return err
+			}
+		}
+	}
+	return nil
 }
 
 type addedToken struct {
@@ -42,7 +89,7 @@ type addedToken struct {
 
 // byteLevel reports whether each token stands for fixed bytes.
 func (d *definition) byteLevel() bool {
-	return d.Model.Type == "BPE" && d.Decoder != nil && d.Decoder.Type == "ByteLevel"
+	return d.Decoder != nil && d.Decoder.Type == "ByteLevel"
 }
 
 // changesLength reports whether the file asks for truncation or padding.
@@ -85,9 +132,19 @@ func parseDefinition(data []byte) (*definition, error) {
 	if hasNUL(data) {
 		return nil, errors.New(`contains the character \u0000, which the tokenizers library cannot pass on`)
 	}
-	if d.Model.ContinuingSubwordPrefix != "" && d.Model.Type == "BPE" {
+	if d.Model.Type != "BPE" {
+		return nil, fmt.Errorf("model %q is not supported, only BPE", d.Model.Type)
+	}
+	if d.Model.ContinuingSubwordPrefix != "" {
 		// The library slices merges by the prefix's length without checking it.
 		return nil, errors.New("BPE with continuing_subword_prefix is not supported")
+	}
+	err := errors.Join(
+		d.Normalizer.check("normalizer", normalizers), d.PreTokenizer.check("pre_tokenizer", preTokenizers),
+		d.PostProcessor.check("post_processor", postProcessors), d.Decoder.check("decoder", decoders),
+	)
+	if err != nil {
+		return nil, errors.New(strings.ReplaceAll(err.Error(), "\n", "; "))
 	}
 	return &d, nil
 }
@@ -113,15 +170,11 @@ func hasNUL(data []byte) bool {
 	}
 }
 
-// parseVocab returns the ids of model.vocab by spelling. It is an object from token
-// to id, or for Unigram a list of [token, score].
+// parseVocab returns the ids of model.vocab by spelling.
 func (d *definition) parseVocab() (map[string]int32, error) {
 	raw := d.Model.Vocab
 	if len(raw) == 0 || string(raw) == "null" {
 		return nil, errors.New("model.vocab is missing")
-	}
-	if d.Model.Type == "Unigram" {
-		return parseScores(raw)
 	}
 	var ids map[string]int32
 	if err := json.Unmarshal(raw, &ids); err != nil {
@@ -136,25 +189,6 @@ func (d *definition) parseVocab() (map[string]int32, error) {
 			return nil, fmt.Errorf("model.vocab: two tokens have the id %d", id)
 		}
 		seen[id] = true
-	}
-	return ids, nil
-}
-
-func parseScores(raw json.RawMessage) (map[string]int32, error) {
-	var rows [][]json.RawMessage
-	if err := json.Unmarshal(raw, &rows); err != nil {
-		return nil, fmt.Errorf("model.vocab: %w", err)
-	}
-	if len(rows) > maxTokens {
-		return nil, fmt.Errorf("model.vocab: more than %d tokens", maxTokens)
-	}
-	ids := make(map[string]int32, len(rows))
-	for i, row := range rows {
-		var token string
-		if len(row) != 2 || json.Unmarshal(row[0], &token) != nil {
-			return nil, fmt.Errorf("model.vocab: row %d is not [token, score]", i)
-		}
-		ids[token] = int32(i)
 	}
 	return ids, nil
 }

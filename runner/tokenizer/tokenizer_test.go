@@ -491,12 +491,21 @@ func TestOpenErrors(t *testing.T) {
 		{"an added token over one of the vocabulary", file(func(f object) { f["added_tokens"] = []any{added(97, "b")} }), "gives it 98"},
 		{"a prefix that the library slices by", model(func(m object) { m["continuing_subword_prefix"] = "####" }), "continuing_subword_prefix"},
 		{"a NUL that would end the process", file(func(f object) { f["model"].(object)["type"] = "\x00" }), `\u0000`},
-		{"a kind of model that does not exist", model(func(m object) { m["type"] = "Nonesuch" }), "library refuses it"},
+		{"another kind of model", model(func(m object) { m["type"] = "Unigram" }), `model "Unigram" is not supported`},
 		{"a merge of tokens that do not exist", model(func(m object) { m["merges"] = []any{[]string{"xx", "yy"}} }), "library refuses it"},
 		{"a regular expression with a fault", file(func(f object) {
 			f["pre_tokenizer"] = object{"type": "Split", "pattern": object{"Regex": "("}, "behavior": "Isolated", "invert": false}
 		}), "library refuses it"},
-		{"a Unigram row without a score", []byte(`{"model": {"type": "Unigram", "vocab": [["a"]]}}`), "row 0"},
+		{"a normalizer that ends the process", file(func(f object) {
+			f["normalizer"] = object{"type": "Sequence", "normalizers": []any{object{"type": "Precompiled", "precompiled_charsmap": "AAAA"}}}
+		}), `normalizer "Precompiled" is not supported`},
+		{"a decoder that ends the process", file(func(f object) {
+			f["decoder"] = object{"type": "Strip", "content": "x", "start": 0, "stop": 1}
+		}), "stop 1"},
+		{"two components that are not known", file(func(f object) {
+			f["decoder"] = object{"type": "CTC"}
+			f["post_processor"] = object{"type": "BertProcessing"}
+		}), "ByteLevel, TemplateProcessing, Sequence; decoder"},
 	}
 	for _, row := range rows {
 		t.Run(row.why, func(t *testing.T) {

@@ -1,0 +1,21 @@
+// Package sample chooses the next token from a model's logits.
+//
+//	s, err := sample.New(sample.Params{Temperature: 0.6, TopK: 20, TopP: 0.95, Seed: 1}, vocab)
+//	if err != nil {
+//		return err
+//	}
+//	id, err := s.Next(logits, history)
+//
+// The steps and their order are those of the transformers library (generation/utils.py,
+// _get_logits_processor, and generation/logits_process.py): repetition penalty, then
+// temperature, top-k, top-p, min-p, then a draw. Temperature 0 takes the largest logit
+// and, of equal ones, the lowest id, as argmax does.
+//
+// The same logits and seed give the same tokens on every machine: the arithmetic is
+// float64 in an order of its own, with an exponential function of its own, and the
+// candidates are laid out by id, so that logits that differ in their last bits almost
+// never change the choice. Next does not allocate.
+//
+// The package never changes the logits, holds no history of tokens, and knows nothing
+// of text.
+package sample
