@@ -1,0 +1,193 @@
+package main
+
+import (
+	"encoding/json"
+	"errors"
+	"fmt"
+	"slices"
+	"strconv"
+	"strings"
+
+	"github.com/urfave/cli/v2"
+
+	"github.com/qwenrt/qwenrt/ort"
+	"github.com/qwenrt/qwenrt/runner"
+	"github.com/qwenrt/qwenrt/runner/bench"
+)
+
+func (p *program) benchCommand() *cli.Command {
+	return &cli.Command{
+		Name:      "bench",
+		Usage:     "measure speed as llama-bench does",
+		ArgsUsage: "MODEL",
+		UsageText: "qwenrt bench MODEL [options]",
+		Description: "ppN is the prefill of N random tokens, tgN the decoding of N tokens one by one. Lists such as " +
+			"-p 512,1024 make a cross product. Each test is warmed up and then repeated; the table shows mean ± sample " +
+			"deviation, JSON all repetitions. " + modelHelp + "\n\n" +
+			"Example: qwenrt bench Qwen/Qwen3-0.6B -p 512 -n 128 -d 0,2048 -t 2",
+		Flags: slices.Concat([]cli.Flag{
+			&cli.IntSliceFlag{Name: "n-prompt", Aliases: []string{"p"}, Usage: "tokens of prefill; 0 is none", Value: cli.NewIntSlice(512)},
+			&cli.IntSliceFlag{Name: "n-gen", Aliases: []string{"n"}, Usage: "tokens to decode; 0 is none", Value: cli.NewIntSlice(128)},
+			&cli.GenericFlag{Name: "pg", Usage: "prefill and decoding in a row, as `P,N`; may be repeated (default: none)", Value: &pairs{}},
+			&cli.IntSliceFlag{Name: "n-depth", Aliases: []string{"d"}, Usage: "tokens of context before a test, not timed", Value: cli.NewIntSlice(0)},
+			&cli.IntFlag{Name: "repetitions", Aliases: []string{"r"}, Usage: "of each test", Value: bench.DefaultRepetitions},
+			&cli.IntSliceFlag{Name: "threads", Aliases: []string{"t"}, Usage: "CPU threads (default: the CPUs that this process may use)"},
+			&cli.IntFlag{Name: "prefill-chunk", Usage: "tokens of prefill that are run at once", Value: runner.DefaultPrefillChunk},
+			&cli.BoolFlag{Name: "no-warmup", Usage: "time the first run too"},
+			&cli.Uint64Flag{Name: "seed", Usage: "of the random tokens"},
+			&cli.StringFlag{Name: "output", Aliases: []string{"o"}, Usage: "form of the output: md, json, jsonl or csv", Value: string(bench.Markdown)},
+			&cli.BoolFlag{Name: "overhead", Usage: "measure instead what qwenrt adds to ONNX Runtime's time in a decode step, at the first -n, -d"},
+		}, hubFlags()),
+		Action: p.bench,
+	}
+}
+
+func (p *program) bench(c *cli.Context) error {
+	arg, err := argument(c)
+	if err != nil {
+		return err
+	}
+	config, err := benchConfig(c)
+	if err != nil {
+		return err
+	}
+	path, err := p.model(c, arg)
+	if err != nil {
+		return err
+	}
+	if c.Bool("overhead") {
+		return p.benchOverhead(c, path)
+	}
+	return p.benchSpeed(c, path, config)
+}
+
+// benchConfig reads the flags, and finds what is wrong with them before a model is made or opened.
+func benchConfig(c *cli.Context) (bench.Config, error) {
+	config := bench.Config{
+		Prompt:      c.IntSlice("n-prompt"),
+		Gen:         c.IntSlice("n-gen"),
+		PromptGen:   *c.Generic("pg").(*pairs),
+		Depth:       c.IntSlice("n-depth"),
+		Repetitions: c.Int("repetitions"),
+		NoWarmup:    c.Bool("no-warmup"),
+		Seed:        c.Uint64("seed"),
+	}
+	if config.Repetitions < 1 {
+		return config, commandUsage(c, "--repetitions is %d: want 1 or more", config.Repetitions)
+	}
+	if _, err := config.Tests(); err != nil {
+		return config, commandUsage(c, "%s", strings.ReplaceAll(oneLine(err), "bench: ", ""))
+	}
+	format := bench.Format(c.String("output"))
+	switch {
+	case !format.Valid():
+		return config, commandUsage(c, "output %q: want md, json, jsonl or csv", format)
+	case c.Int("prefill-chunk") < 1:
+		return config, commandUsage(c, "--prefill-chunk is %d: want 1 or more", c.Int("prefill-chunk"))
+	case c.Bool("overhead") && format != bench.Markdown && format != bench.JSON:
+		return config, commandUsage(c, "--overhead is written as md or json, not as %s", format)
+	case c.Bool("overhead") && config.Gen[0] < 1:
+		return config, commandUsage(c, "--overhead needs tokens to decode: -n 1 or more")
+	}
+	for _, n := range c.IntSlice("threads") {
+		if n < 1 {
+			return config, commandUsage(c, "--threads is %d: want 1 or more", n)
+		}
+	}
+	return config, nil
+}
+
+// threadCounts are the numbers of threads to measure with, each with a session of its own.
+func threadCounts(c *cli.Context) []int {
+	if counts := c.IntSlice("threads"); len(counts) > 0 {
+		return counts
+	}
+	return []int{ort.DefaultThreads()}
+}
+
+func (p *program) benchSpeed(c *cli.Context, path string, config bench.Config) (err error) {
+	w, err := bench.NewWriter(p.stdout, bench.Format(c.String("output")))
+	if err != nil {
+		return err
+	}
+	defer func() { err = errors.Join(err, w.Close()) }() // what was measured before an error stays readable
+	for _, threads := range threadCounts(c) {
+		if err := p.benchThreads(c, path, threads, config, w); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+func (p *program) benchThreads(c *cli.Context, path string, threads int, config bench.Config, w *bench.Writer) error {
+	progress := newProgress(p.stderr)
+	defer progress.done()
+	show := func(format string, args ...any) {
+		if progress.terminal { // elsewhere the table is all there is to see
+			progress.begin(fmt.Sprintf(format, args...))
+		}
+	}
+	show("loading")
+	s, err := bench.Open(c.Context, path, runner.Options{Threads: threads, PrefillChunk: c.Int("prefill-chunk")})
+	if err != nil {
+		return err
+	}
+	defer s.Close()
+	var writing error
+	_, err = bench.Run(c.Context, s, config, bench.Events{
+		Repetition: func(t bench.Test, n, of int) {
+			if n == 0 {
+				show("%v: warming up", t)
+			} else {
+				show("%v: run %d of %d", t, n, of)
+			}
+		},
+		Record: func(r bench.Record) {
+			progress.done()
+			writing = errors.Join(writing, w.Write(r))
+		},
+	})
+	return errors.Join(err, writing)
+}
+
+func (p *program) benchOverhead(c *cli.Context, path string) error {
+	test := bench.Test{Gen: c.IntSlice("n-gen")[0], Depth: c.IntSlice("n-depth")[0]}
+	results := []bench.Overhead{}
+	for _, threads := range threadCounts(c) {
+		o, err := bench.MeasureOverhead(c.Context, path, runner.Options{Threads: threads}, test)
+		if err != nil {
+			return err
+		}
+		results = append(results, o)
+	}
+	if bench.Format(c.String("output")) == bench.JSON {
+		e := json.NewEncoder(p.stdout)
+		e.SetIndent("", "  ")
+		return e.Encode(results)
+	}
+	var table strings.Builder
+	table.WriteString("| threads | test | decode step, µs | outside ONNX Runtime, µs | share |\n|---:|---|---:|---:|---:|\n")
+	for _, o := range results {
+		fmt.Fprintf(&table, "| %d | %v | %.1f | %.1f | %.3f %% |\n", o.Threads, test,
+			float64(o.Step.Nanoseconds())/1e3, float64(o.Own.Nanoseconds())/1e3, 100*o.Ratio)
+	}
+	_, err := fmt.Fprint(p.stdout, table.String())
+	return err
+}
+
+// pairs are the values of --pg.
+type pairs []bench.PromptGen
+
+// Set adds a pair such as "512,128".
+func (p *pairs) Set(text string) error {
+	a, b, ok := strings.Cut(text, ",")
+	prompt, err := strconv.Atoi(strings.TrimSpace(a))
+	gen, err2 := strconv.Atoi(strings.TrimSpace(b))
+	if !ok || err != nil || err2 != nil {
+		return errors.New("want two numbers, as in 512,128")
+	}
+	*p = append(*p, bench.PromptGen{Prompt: prompt, Gen: gen})
+	return nil
+}
+
+func (p *pairs) String() string { return "" }

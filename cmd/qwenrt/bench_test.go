@@ -1,0 +1,102 @@
+package main
+
+import (
+	"encoding/json"
+	"strings"
+	"testing"
+
+	"github.com/stretchr/testify/require"
+
+	"github.com/qwenrt/qwenrt/models/tiny"
+	"github.com/qwenrt/qwenrt/runner/bench"
+)
+
+// TestBench goes from the carried model to figures; how large they are is not asked.
+func TestBench(t *testing.T) {
+	need(t)
+	ownHome(t)
+	r := qwenrt(t, "bench", tiny.Name, "-p", "16,8", "-n", "4", "-pg", "8,2", "-d", "0,5", "-t", "1,2", "-r", "2", "-o", "json")
+	require.Equal(t, exitOK, r.code, r.stderr)
+	require.Contains(t, r.stderr, "bits a weight", "the model is built first")
+	var records []bench.Record
+	d := json.NewDecoder(strings.NewReader(r.stdout))
+	d.DisallowUnknownFields()
+	require.NoError(t, d.Decode(&records))
+	var names []string
+	threads := map[int]int{}
+	for _, r := range records {
+		names = append(names, r.Test().String())
+		threads[r.Threads]++
+		require.Len(t, r.SamplesTS, 2)
+		require.Positive(t, r.AvgTS)
+		require.True(t, strings.HasPrefix(r.ModelType, "qwen3 9.97M int4 b"), r.ModelType)
+		require.Equal(t, 512, r.Batch)
+		require.Equal(t, records[0].ModelHash, r.ModelHash)
+	}
+	require.Equal(t, map[int]int{1: 8, 2: 8}, threads)
+	require.Equal(t, []string{"pp16", "pp8", "tg4", "pp8+tg2", "pp16 @ d5", "pp8 @ d5", "tg4 @ d5", "pp8+tg2 @ d5"}, names[:8])
+
+	for format, want := range map[string]string{
+		"md":    "| qwen3 9.97M int4 b",
+		"jsonl": `{"build_commit":`,
+		"csv":   "build_commit,",
+	} {
+		r := qwenrt(t, "bench", tiny.Name, "-p", "4", "-n", "0", "-r", "1", "-o", format, "--prefill-chunk", "2")
+		require.Equal(t, exitOK, r.code, r.stderr)
+		require.Contains(t, r.stdout, want)
+		require.Empty(t, r.stderr, "progress is for terminals")
+	}
+}
+
+func TestBenchOverhead(t *testing.T) {
+	need(t)
+	ownHome(t)
+	r := qwenrt(t, "bench", tiny.Name, "--overhead", "-n", "4", "-d", "3", "-t", "1", "-o", "json")
+	require.Equal(t, exitOK, r.code, r.stderr)
+	var got []bench.Overhead
+	require.NoError(t, json.Unmarshal([]byte(r.stdout), &got))
+	require.Len(t, got, 1)
+	require.Equal(t, []int{1, 3, 4}, []int{got[0].Threads, got[0].Depth, got[0].Steps})
+
+	r = qwenrt(t, "bench", tiny.Name, "--overhead", "-n", "4", "-t", "1,2")
+	require.Equal(t, exitOK, r.code, r.stderr)
+	require.Equal(t, 4, strings.Count(r.stdout, "\n"), "a row for each number of threads: %s", r.stdout)
+}
+
+func TestBenchErrors(t *testing.T) {
+	for _, c := range []struct {
+		why  string
+		args []string
+		code int
+		want string
+	}{
+		{"no model", nil, exitUsage, "missing argument MODEL"},
+		{"not a number", []string{"m", "-p", "many"}, exitUsage, `"many"`},
+		{"negative", []string{"m", "-n", "-1"}, exitUsage, "a generation of -1 tokens: want 0 or more"},
+		{"nothing left", []string{"m", "-p", "0", "-n", "0"}, exitUsage, "nothing to measure"},
+		{"not a pair", []string{"m", "-pg", "512"}, exitUsage, "want two numbers, as in 512,128"},
+		{"half a pair", []string{"m", "-pg", "512,0"}, exitUsage, "want 1 or more of each"},
+		{"0 is not the default", []string{"m", "-r", "0"}, exitUsage, "--repetitions is 0"},
+		{"no threads", []string{"m", "-t", "2,0"}, exitUsage, "--threads is 0"},
+		{"no chunk", []string{"m", "--prefill-chunk", "0"}, exitUsage, "--prefill-chunk is 0"},
+		{"another format", []string{"m", "-o", "xml"}, exitUsage, "want md, json, jsonl or csv"},
+		{"overhead is no record", []string{"m", "-o", "csv", "--overhead"}, exitUsage, "--overhead is written as md or json"},
+		{"nothing to decode", []string{"m", "-n", "0", "--overhead"}, exitUsage, "--overhead needs tokens to decode"},
+		{"no such model", []string{"no/such/model"}, exitError, "no such file or folder"},
+	} {
+		r := qwenrt(t, append([]string{"bench"}, c.args...)...)
+		require.Equal(t, c.code, r.code, c.why)
+		require.Contains(t, r.stderr, c.want, c.why)
+		require.Equal(t, 1, strings.Count(r.stderr, "\n"), "one line: %s", r.stderr)
+		require.Empty(t, r.stdout, c.why)
+	}
+}
+
+func TestBenchTooLong(t *testing.T) {
+	need(t)
+	ownHome(t)
+	r := qwenrt(t, "bench", tiny.Name, "-p", "4000", "-n", "0", "-o", "json")
+	require.Equal(t, exitError, r.code)
+	require.Contains(t, r.stderr, "pp4000: context length exceeded: 4000 tokens, the model takes 2048")
+	require.Equal(t, "[]\n", r.stdout, "still JSON")
+}

@@ -1,0 +1,170 @@
+package main
+
+import (
+	"bytes"
+	"context"
+	"encoding/json"
+	"errors"
+	"io"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"runtime"
+	"strings"
+	"testing"
+
+	"github.com/stretchr/testify/require"
+
+	"github.com/qwenrt/qwenrt/models/tiny"
+)
+
+// built makes a model folder of the carried model.
+func built(t *testing.T) string {
+	t.Helper()
+	dir := filepath.Join(t.TempDir(), "model")
+	r := qwenrt(t, "build", tiny.Name, "-o", dir)
+	require.Equal(t, exitOK, r.code, r.stderr)
+	return dir
+}
+
+// TestRunCheckpoint holds that run builds once, and that the carried model needs nothing else.
+func TestRunCheckpoint(t *testing.T) {
+	need(t)
+	ownHome(t)
+	for _, model := range []string{tiny.Name, checkpoint} {
+		r := qwenrt(t, "run", model, "-p", question, "--no-think", "--temperature", "0", "--max-tokens", "8")
+		require.Equal(t, exitOK, r.code, r.stderr)
+		require.True(t, strings.HasPrefix(r.stdout, answer), r.stdout)
+		require.Equal(t, model == tiny.Name, strings.Contains(r.stderr, "bits a weight"), "the second has the same content, and so the same folder")
+	}
+}
+
+func TestRunJSON(t *testing.T) {
+	need(t)
+	model := built(t)
+	r := qwenrt(t, "run", model, "-p", question, "--no-think", "--temperature", "0", "--max-tokens", "8", "--json", "--threads", "1")
+	require.Equal(t, exitOK, r.code, r.stderr)
+	require.Empty(t, r.stderr)
+	var got completion
+	d := json.NewDecoder(strings.NewReader(r.stdout))
+	d.DisallowUnknownFields()
+	require.NoError(t, d.Decode(&got))
+	require.True(t, strings.HasPrefix(got.Text, answer), got.Text)
+	require.Positive(t, got.TTFT)
+	require.Positive(t, got.PromptPerSecond)
+	require.Positive(t, got.TokensPerSecond)
+	got.Text, got.TTFT, got.PromptPerSecond, got.TokensPerSecond = "", 0, 0, 0
+	require.Equal(t, completion{Model: model, FinishReason: "length", PromptTokens: 20, CompletionTokens: 8}, got)
+}
+
+func TestRunPrompts(t *testing.T) {
+	need(t)
+	model := built(t)
+	ask := func(stdin string, args ...string) completion {
+		args = append([]string{"run", model, "--json", "--max-tokens", "8"}, args...)
+		r := qwenrtWith(t, strings.NewReader(stdin), args...)
+		require.Equal(t, exitOK, r.code, r.stderr)
+		var c completion
+		require.NoError(t, json.Unmarshal([]byte(r.stdout), &c))
+		return c
+	}
+	plain := ask("", "-p", question, "--temperature", "0")
+	piped := ask(question+"\n", "-p", "-", "--temperature", "0")
+	require.Equal(t, plain.Text, piped.Text, "the end of the last line is no part of the prompt")
+	require.Equal(t, plain.PromptTokens, piped.PromptTokens)
+
+	require.Greater(t, ask("", "-p", question, "--system", "Be brief.").PromptTokens, plain.PromptTokens)
+	require.Less(t, ask("", "-p", question, "--no-chat").PromptTokens, plain.PromptTokens)
+
+	sampled := func(seed string) string {
+		return ask("", "-p", question, "--no-think", "--temperature", "2", "--top-k", "0", "--top-p", "1", "--seed", seed).Text
+	}
+	require.Equal(t, sampled("1"), sampled("1"))
+	require.NotEqual(t, sampled("1"), sampled("2"))
+}
+
+func TestRunBadInput(t *testing.T) {
+	need(t)
+	model := built(t)
+	empty := t.TempDir()
+	noTokenizer := filepath.Join(t.TempDir(), "model")
+	require.NoError(t, os.CopyFS(noTokenizer, os.DirFS(model)))
+	require.NoError(t, os.Remove(filepath.Join(noTokenizer, "tokenizer.json")))
+	noData := filepath.Join(t.TempDir(), "model")
+	require.NoError(t, os.CopyFS(noData, os.DirFS(model)))
+	require.NoError(t, os.Truncate(filepath.Join(noData, "model.onnx.data"), 4096))
+	for _, c := range []struct {
+		why, model, prompt, want string
+	}{
+		{"no such folder", "no/such/folder", "x", "no such file or folder"},
+		{"a name that has not been downloaded", "Qwen/Qwen3-0.6B", "x", "hub: "},
+		{"neither model nor checkpoint", empty, "x", "no ONNX model, and no checkpoint"},
+		{"a file that is no model", "run_test.go", "x", "ends in .onnx"},
+		{"no tokenizer", noTokenizer, "x", "tokenizer.json"},
+		{"truncated weights", noData, "x", "model.onnx.data"},
+		{"a prompt longer than the context", model, strings.Repeat("harbor ", 3000), "context"},
+	} {
+		t.Run(c.why, func(t *testing.T) {
+			r := qwenrt(t, "run", c.model, "-p", c.prompt, "--offline")
+			require.Equal(t, exitError, r.code, r.stderr)
+			require.Empty(t, r.stdout)
+			requireLine(t, r.stderr, c.want)
+		})
+	}
+}
+
+// cancelling cancels a context at the first text, as a user who has read enough.
+type cancelling struct {
+	text   strings.Builder
+	cancel func()
+}
+
+func (w *cancelling) Write(p []byte) (int, error) {
+	w.cancel()
+	return w.text.Write(p)
+}
+
+func (w *cancelling) String() string { return w.text.String() }
+
+func TestRunInterrupted(t *testing.T) {
+	need(t)
+	model := built(t)
+	ctx, cancel := context.WithCancel(t.Context())
+	stdout, stderr := &cancelling{cancel: cancel}, &bytes.Buffer{}
+	code := run(ctx, []string{"run", model, "-p", question, "--no-think", "--temperature", "0"}, strings.NewReader(""), stdout, stderr)
+	require.Equal(t, exitInterrupted, code)
+	require.Equal(t, "The\n", stdout.String(), "what there is, and not a token more")
+	require.Contains(t, stderr.String(), "1 generated")
+	require.True(t, strings.HasSuffix(stderr.String(), "qwenrt: interrupted\n"), stderr)
+}
+
+// TestInterruptSignal sends a real Ctrl-C to a real process.
+func TestInterruptSignal(t *testing.T) {
+	if runtime.GOOS == "windows" {
+		t.Skip("Windows cannot send an interrupt to one process")
+	}
+	need(t)
+	ownHome(t)
+	// Noise goes on for hundreds of tokens, which is seconds.
+	cmd := command(t, "run", built(t), "-p", "x", "--no-chat", "--temperature", "3", "--top-k", "0", "--top-p", "1", "--seed", "3")
+	stdout, err := cmd.StdoutPipe()
+	require.NoError(t, err)
+	stderr := &bytes.Buffer{}
+	cmd.Stderr = stderr
+	require.NoError(t, cmd.Start())
+	_, err = stdout.Read(make([]byte, 1))
+	require.NoError(t, err)
+	require.NoError(t, cmd.Process.Signal(os.Interrupt))
+	_, err = io.Copy(io.Discard, stdout)
+	require.NoError(t, err)
+	require.Error(t, cmd.Wait())
+	require.Equal(t, exitInterrupted, cmd.ProcessState.ExitCode(), stderr)
+	require.Contains(t, stderr.String(), "generated")
+}
+
+func stderrOf(t *testing.T, err error) string {
+	t.Helper()
+	exit, ok := errors.AsType[*exec.ExitError](err)
+	require.True(t, ok, err)
+	return string(exit.Stderr)
+}

@@ -1,0 +1,127 @@
+package accelerate
+
+import (
+	"cmp"
+	"errors"
+	"fmt"
+	"strings"
+
+	"github.com/qwenrt/qwenrt/graphopt"
+	"github.com/qwenrt/qwenrt/graphopt/ir"
+	"github.com/qwenrt/qwenrt/quantize"
+)
+
+// Precision is what weights are stored in.
+type Precision string
+
+// The precisions. Int4 and Int8 are weight-only block formats: activations keep their type.
+const (
+	None Precision = "none" // the type of the export
+	Int4 Precision = "int4"
+	Int8 Precision = "int8"
+)
+
+// DType is the type of activations, KV cache and weights that are not quantised.
+type DType string
+
+// The types that a checkpoint is exported in.
+const (
+	FP32 DType = "fp32"
+	FP16 DType = "fp16"
+	BF16 DType = "bf16"
+)
+
+// What a zero Config stands for: what ONNX Runtime's CPU kernels run fastest at the usual quality of
+// INT4. Blocks of 32 are also onnxruntime-genai's default; zero points would cost an eighth of a bit
+// a weight.
+const (
+	DefaultPrecision = Int4
+	DefaultBlockSize = 32
+	DefaultSymmetric = true
+	DefaultDType     = FP32
+	DefaultTarget    = graphopt.CPU
+)
+
+// Config says what to build. The zero value is what runs best on a CPU.
+type Config struct {
+	// Precision of the weights. Default: DefaultPrecision.
+	Precision Precision
+	// BlockSize is how many weights share a scale: 16, 32, 64, 128 or 256. Default: DefaultBlockSize.
+	BlockSize int
+	// Symmetric leaves zero points out. Default (nil): DefaultSymmetric.
+	Symmetric *bool
+	// DType of the export. Default: DefaultDType.
+	DType DType
+	// Target is the execution provider for which the graph is optimised. Default: DefaultTarget.
+	Target graphopt.Target
+}
+
+// Validate reports all that is wrong with c, in one line.
+func (c Config) Validate() error {
+	_, err := c.resolve()
+	return err
+}
+
+// settings are a Config with its defaults filled in. They decide, with the checkpoint, what a build
+// gives, and so they name it in the cache.
+type settings struct {
+	Precision Precision
+	BlockSize int
+	Symmetric bool
+	DType     DType
+	Target    graphopt.Target
+}
+
+func (c Config) resolve() (settings, error) {
+	s := settings{
+		Precision: cmp.Or(c.Precision, DefaultPrecision),
+		BlockSize: cmp.Or(c.BlockSize, DefaultBlockSize),
+		Symmetric: DefaultSymmetric,
+		DType:     cmp.Or(c.DType, DefaultDType),
+		Target:    cmp.Or(c.Target, DefaultTarget),
+	}
+	if c.Symmetric != nil {
+		s.Symmetric = *c.Symmetric
+	}
+	var faults []string
+	fault := func(format string, args ...any) { faults = append(faults, fmt.Sprintf(format, args...)) }
+	switch s.Precision {
+	case None:
+		s.BlockSize, s.Symmetric = 0, false
+		if c.BlockSize != 0 || c.Symmetric != nil {
+			fault("precision none has no blocks: leave block size and symmetric out")
+		}
+	case Int4, Int8:
+		if b := s.BlockSize; b < 16 || b > 256 || b&(b-1) != 0 {
+			fault("block size %d: want 16, 32, 64, 128 or 256", b)
+		}
+	default:
+		fault("precision %q: want none, int4 or int8", s.Precision)
+	}
+	if s.DType.ir() == ir.Undefined {
+		fault("dtype %q: want fp32, fp16 or bf16", s.DType)
+	}
+	if _, err := graphopt.ParseTarget(string(s.Target)); err != nil {
+		fault("target %q: want cpu, cuda or coreml", s.Target)
+	}
+	if len(faults) > 0 {
+		return settings{}, errors.New("accelerate: " + strings.Join(faults, "; "))
+	}
+	return s, nil
+}
+
+func (s settings) quantization() quantize.Options {
+	return quantize.Options{Precision: quantize.Precision(s.Precision), BlockSize: s.BlockSize, Symmetric: s.Symmetric}
+}
+
+func (d DType) ir() ir.DType {
+	switch d {
+	case FP32:
+		return ir.Float32
+	case FP16:
+		return ir.Float16
+	case BF16:
+		return ir.BFloat16
+	}
+	return ir.Undefined
+}

@@ -1,0 +1,50 @@
+package accelerate
+
+import (
+	"time"
+
+	"github.com/qwenrt/qwenrt/graphopt"
+	"github.com/qwenrt/qwenrt/quantize"
+)
+
+// Step is a part of the work.
+type Step string
+
+// The steps, in order. All but Write take a fraction of a second: they decide what Write computes.
+const (
+	StepWait     Step = "wait"     // another process is building the same cached folder
+	StepExport   Step = "export"   // the graph is made from the checkpoint
+	StepOptimize Step = "optimize" // its nodes are fused
+	StepQuantize Step = "quantize" // formats are chosen, weight by weight
+	StepWrite    Step = "write"    // weights are converted, quantised and written
+)
+
+// Events are told what goes on. Any of the functions may be nil; calls do not overlap.
+type Events struct {
+	// Step is called when a step begins.
+	Step func(Step)
+	// Progress is called in StepWrite: bytes written, of all that there will be.
+	Progress func(done, total int64)
+	// Trace is called for each match of the optimiser, see graphopt.Options.
+	Trace func(graphopt.Event)
+}
+
+func (e Events) step(s Step) {
+	if e.Step != nil {
+		e.Step(s)
+	}
+}
+
+// Report says what was built.
+type Report struct {
+	Dir                     string           // the folder
+	NodesBefore, NodesAfter int              // of the graph; the same where it was not optimised
+	Passes                  []graphopt.Count // of the optimiser, in order
+	Bytes                   int64            // of the model and its weights on disk
+	// BitsPerWeight is the size of all weights, scales and zero points included, over their number;
+	// 0 where a quantised model came in.
+	BitsPerWeight float64
+	// Quantization is nil where nothing was quantised.
+	Quantization *quantize.Report
+	Elapsed      time.Duration
+}

@@ -1,0 +1,226 @@
+package accelerate
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io/fs"
+	"os"
+	"path/filepath"
+	"strconv"
+	"strings"
+
+	"github.com/qwenrt/qwenrt/graphopt"
+	"github.com/qwenrt/qwenrt/graphopt/ir"
+	"github.com/qwenrt/qwenrt/graphopt/passes"
+	"github.com/qwenrt/qwenrt/models/folder"
+	"github.com/qwenrt/qwenrt/models/qwen3"
+	"github.com/qwenrt/qwenrt/quantize"
+)
+
+// work is a model on its way to a folder.
+type work struct {
+	set    settings
+	events Events
+	report *Report
+
+	source   *qwen3.Source // of a checkpoint, until it is exported
+	model    *ir.Model
+	files    fs.FS // tokenizer and configuration to carry along
+	facts    folder.Facts
+	manifest folder.Manifest
+	plan     *quantize.Plan // nil: not quantised by this work
+	closers  []func() error
+}
+
+func (w *work) close() error {
+	var errs []error
+	for _, c := range w.closers {
+		errs = append(errs, c())
+	}
+	w.closers = nil
+	return errors.Join(errs...)
+}
+
+func fromCheckpoint(s Source) opener {
+	return func(w *work) error {
+		src, err := s.open()
+		if err != nil {
+			return err
+		}
+		w.closers = append(w.closers, src.Close)
+		hash, err := src.Hash()
+		if err != nil {
+			return err
+		}
+		w.source, w.files, w.facts = src, src.Files(), src.Facts()
+		w.manifest.Source = folder.Source{Name: s.name(), Hash: hash}
+		return nil
+	}
+}
+
+func fromFolder(path string) opener {
+	return func(w *work) error {
+		file, err := folder.ModelFile(path)
+		if err != nil {
+			return err
+		}
+		dir := filepath.Dir(file)
+		if w.facts, err = qwen3.ReadFacts(dir); err != nil {
+			return err
+		}
+		if err := w.readManifest(dir); err != nil {
+			return err
+		}
+		if w.model, err = ir.Load(file); err != nil {
+			return err
+		}
+		w.closers = append(w.closers, w.model.Close)
+		w.files = os.DirFS(dir)
+		w.countNodes()
+		return nil
+	}
+}
+
+// readManifest goes on from what was done before; a folder of another program begins a new record.
+func (w *work) readManifest(dir string) error {
+	m, err := folder.ReadManifest(dir)
+	switch {
+	case err == nil:
+		w.manifest = *m
+	case errors.Is(err, folder.ErrNoManifest):
+		w.manifest.Source.Name = Source{Dir: dir}.name()
+	default:
+		return err
+	}
+	return nil
+}
+
+func (w *work) export(context.Context) error {
+	w.events.step(StepExport)
+	model, err := w.source.Model(qwen3.Options{DType: w.set.DType.ir()})
+	if err != nil {
+		return err
+	}
+	w.model = model
+	w.record(folder.Step{Command: "export", Options: map[string]string{"dtype": string(w.set.DType)}})
+	w.countNodes()
+	return nil
+}
+
+func (w *work) countNodes() {
+	w.report.NodesBefore = w.model.Graph.NumNodes()
+	w.report.NodesAfter = w.report.NodesBefore
+}
+
+func (w *work) optimize(ctx context.Context) error {
+	w.events.step(StepOptimize)
+	r, err := graphopt.Run(ctx, w.model, passes.All(), graphopt.Options{
+		Target:       w.set.Target,
+		MaxPositions: int64(w.facts.ContextLength),
+		Trace:        w.events.Trace,
+	})
+	if err != nil {
+		return err
+	}
+	w.report.Passes, w.report.NodesAfter = r.Passes, r.NodesAfter
+	done := folder.Step{Command: "optimize", Options: map[string]string{"target": string(w.set.Target)}}
+	for _, p := range r.Passes {
+		done.Passes = append(done.Passes, folder.Pass{Name: p.Name, Count: p.Count})
+	}
+	w.record(done)
+	return nil
+}
+
+func (w *work) quantize(context.Context) error {
+	w.events.step(StepQuantize)
+	plan, err := quantize.NewPlan(w.model, w.set.quantization())
+	if err != nil {
+		return err
+	}
+	if err := plan.Apply(w.model); err != nil {
+		return err
+	}
+	w.plan = plan
+	for _, d := range plan.Decisions() {
+		w.manifest.Quantization = append(w.manifest.Quantization, folder.QuantizedTensor{
+			Name: d.Tensor, Method: string(d.Method), Bits: d.Format.Bits, BlockSize: d.Format.BlockSize, Symmetric: d.Format.Symmetric,
+		})
+	}
+	w.record(folder.Step{Command: "quantize", Options: map[string]string{
+		"precision":  string(w.set.Precision),
+		"block_size": strconv.Itoa(w.set.BlockSize),
+		"symmetric":  strconv.FormatBool(w.set.Symmetric),
+	}})
+	return nil
+}
+
+func (w *work) record(s folder.Step) { w.manifest.Steps = append(w.manifest.Steps, s) }
+
+func (w *work) write(ctx context.Context, stage *folder.Stage) error {
+	w.events.step(StepWrite)
+	w.model.ProducerName, w.model.ProducerVersion = "qwenrt", Version()
+	file := stage.Path(folder.ModelName)
+	if err := ir.Save(ctx, w.model, file, ir.SaveOptions{Progress: w.events.Progress}); err != nil {
+		return err
+	}
+	if _, err := stage.CopySideFiles(w.files); err != nil {
+		return err
+	}
+	if err := folder.WriteGenAI(stage.Dir(), w.facts, w.model); err != nil {
+		return err
+	}
+	w.manifest.KVCache = folder.KVCache{DType: kvType(w.model.Graph)}
+	w.manifest.Versions = folder.Versions{Qwenrt: Version(), Opset: w.model.Opset(""), IR: w.model.IRVersion}
+	if err := w.manifest.Write(stage.Dir()); err != nil {
+		return err
+	}
+	return w.measure(file)
+}
+
+// measure fills in the sizes of the report.
+func (w *work) measure(file string) error {
+	for _, path := range []string{file, file + ".data"} { // the second is absent where all weights are small
+		info, err := os.Stat(path)
+		if err == nil {
+			w.report.Bytes += info.Size()
+		} else if !errors.Is(err, fs.ErrNotExist) {
+			return fmt.Errorf("accelerate: %w", err)
+		}
+	}
+	switch {
+	case w.plan != nil:
+		r := w.plan.Report()
+		w.report.Quantization, w.report.BitsPerWeight = &r, r.BitsPerWeight()
+	case len(w.manifest.Quantization) == 0:
+		w.report.BitsPerWeight = floatBits(w.model.Graph)
+	}
+	return nil
+}
+
+// floatBits is the mean size of the float weights, each counted once.
+func floatBits(g *ir.Graph) float64 {
+	var weights, bytes int64
+	seen := map[ir.Data]bool{}
+	for _, v := range g.Initializers() {
+		if t := v.Const; t.DType.Float() && !seen[t.Data] {
+			seen[t.Data] = true
+			weights += t.Len()
+			bytes += t.ByteLen()
+		}
+	}
+	if weights == 0 {
+		return 0
+	}
+	return float64(8*bytes) / float64(weights)
+}
+
+// kvType is the type of the first layer's keys, as ONNX names it.
+func kvType(g *ir.Graph) string {
+	for _, in := range g.Inputs() {
+		if strings.HasPrefix(in.Name, "past_key_values.") && in.Type != nil {
+			return in.Type.DType.String()
+		}
+	}
+	return ""
+}
