@@ -63,6 +63,13 @@ func (a *Attr) graphs() []*Graph {
 	return a.Graphs
 }
 
+func (a *Attr) tensors() []*Tensor {
+	if a.T != nil {
+		return []*Tensor{a.T}
+	}
+	return a.Tensors
+}
+
 // Attr is the attribute of this name, nil if the node has none.
 func (n *Node) Attr(name string) *Attr {
 	i := slices.IndexFunc(n.Attrs, func(a *Attr) bool { return a.Name == name })

@@ -15,9 +15,10 @@
 //	err = ir.Save(ctx, m, "out/model.onnx", ir.SaveOptions{})
 //
 // The file format is ONNX's protobuf (onnx.proto of IR version 13 and earlier), read and written
-// field by field with protowire: nothing is copied that need not be, fields that this package does
-// not model are carried through as bytes, and the output is the same for the same model. Files are
-// treated as hostile: every length, offset, count and path is checked before use.
+// field by field with protowire (docs/adr/0005-onnx-protobuf.md): nothing is copied that need not
+// be, and the output is the same for the same model. Fields of models, graphs, nodes, attributes and
+// values that this package does not model are carried through as bytes; doc strings of tensors are
+// not. Files are treated as hostile: every length, offset, count and path is checked before use.
 //
 // The package never runs a model, never prints, and knows nothing of any operator's meaning.
 package ir

@@ -80,10 +80,10 @@ func NumElements(shape []int64) (int64, error) {
 	n := int64(1)
 	for _, d := range shape {
 		if d < 0 {
-			return 0, fmt.Errorf("ir: negative dimension in shape %v", shape)
+			return 0, errorf("negative dimension in shape %v", shape)
 		}
 		if d != 0 && n > (1<<62)/d {
-			return 0, fmt.Errorf("ir: shape %v has too many elements", shape)
+			return 0, errorf("shape %v has too many elements", shape)
 		}
 		n *= d
 	}
@@ -99,10 +99,10 @@ func ByteSize(d DType, shape []int64) (int64, error) {
 	}
 	bits := int64(d.Bits())
 	if bits == 0 {
-		return 0, fmt.Errorf("ir: element type %v has no fixed size", d)
+		return 0, errorf("element type %v has no fixed size", d)
 	}
 	if n > (1<<62)/bits {
-		return 0, fmt.Errorf("ir: shape %v of %v has too many bytes", shape, d)
+		return 0, errorf("shape %v of %v has too many bytes", shape, d)
 	}
 	return (n*bits + 7) / 8, nil
 }

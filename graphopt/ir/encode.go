@@ -7,247 +7,246 @@ import (
 	"google.golang.org/protobuf/encoding/protowire"
 )
 
-// place is where the data of an initializer goes: inline, or a range of the external file.
-type place struct {
-	external    bool
-	off, length int64
-}
-
+// encoder writes a model; places says which tensors lie in the data file.
 type encoder struct {
 	dataFile string
 	places   map[*Tensor]place
-	err      error
 }
 
-// buf appends protobuf fields in ascending order, so that equal models give equal bytes.
-type buf []byte
+// place is a range of the data file.
+type place struct{ off, length int64 }
 
-func (b *buf) varint(num protowire.Number, v uint64) {
-	*b = protowire.AppendVarint(protowire.AppendTag(*b, num, protowire.VarintType), v)
-}
-
-func (b *buf) bytes(num protowire.Number, v []byte) {
-	*b = protowire.AppendBytes(protowire.AppendTag(*b, num, protowire.BytesType), v)
-}
-
-func (b *buf) str(num protowire.Number, v string) {
-	*b = protowire.AppendString(protowire.AppendTag(*b, num, protowire.BytesType), v)
-}
-
-func (b *buf) strIf(num protowire.Number, v string) {
-	if v != "" {
-		b.str(num, v)
-	}
-}
-
-func (b *buf) property(num protowire.Number, key, value string) {
-	var p buf
-	p.str(1, key)
-	p.str(2, value)
-	b.bytes(num, p)
-}
-
-// Encode is the model as bytes with all data inside. It suits small models; see Save.
+// Encode is the model as bytes with all data inside. It suits small models; see Save. Like Save it
+// validates the model, which sorts the nodes.
 func Encode(m *Model) ([]byte, error) {
-	e := &encoder{}
-	b := e.model(m)
-	return b, e.err
+	if err := m.Validate(); err != nil {
+		return nil, err
+	}
+	return (&encoder{}).model(m)
 }
 
-func (e *encoder) model(m *Model) []byte {
-	var b buf
-	b.varint(1, uint64(m.IRVersion))
-	b.strIf(2, m.ProducerName)
-	b.strIf(3, m.ProducerVersion)
-	b.strIf(4, m.Domain)
+func (e *encoder) model(m *Model) ([]byte, error) {
+	var b message
+	b.varint(modelIRVersion, uint64(m.IRVersion))
+	b.strIf(modelProducerName, m.ProducerName)
+	b.strIf(modelProducerVersion, m.ProducerVersion)
+	b.strIf(modelDomain, m.Domain)
 	if m.ModelVersion != 0 {
-		b.varint(5, uint64(m.ModelVersion))
+		b.varint(modelVersion, uint64(m.ModelVersion))
 	}
-	b.strIf(6, m.Doc)
-	b.bytes(7, e.graph(m.Graph))
+	b.strIf(modelDoc, m.Doc)
+	graph, err := e.graph(m.Graph)
+	if err != nil {
+		return nil, err
+	}
+	b.bytes(modelGraph, graph)
 	for _, o := range m.Opsets {
-		var p buf
-		p.str(1, o.Domain)
-		p.varint(2, uint64(o.Version))
-		b.bytes(8, p)
+		var p message
+		p.str(opsetDomain, o.Domain)
+		p.varint(opsetVersion, uint64(o.Version))
+		b.bytes(modelOpset, p)
 	}
 	for _, p := range m.Metadata {
-		b.property(14, p.Key, p.Value)
+		b.property(modelMetadata, p.Key, p.Value)
 	}
 	for _, f := range m.Functions {
-		b.bytes(25, f.raw)
+		b.bytes(modelFunction, f.raw)
 	}
-	return b
+	if b = append(b, m.raw...); int64(len(b)) >= maxProto {
+		return nil, errorf("the graph takes %d bytes, more than protobuf's 2 GiB: keep more of it in the data file", len(b))
+	}
+	return b, nil
 }
 
-func (e *encoder) graph(g *Graph) []byte {
-	var b buf
-	for _, n := range g.nodes {
-		b.bytes(1, e.node(n))
+func (e *encoder) graph(g *Graph) ([]byte, error) {
+	var b message
+	for _, n := range g.live() {
+		node, err := e.node(n)
+		if err != nil {
+			return nil, err
+		}
+		b.bytes(graphNode, node)
 	}
-	b.str(2, g.Name)
+	b.str(graphName, g.Name)
 	for _, v := range g.initializers {
-		b.bytes(5, e.tensor(v.Name, v.Const))
+		t, err := e.tensor(v.Name, v.Const)
+		if err != nil {
+			return nil, errorf("initializer %q: %w", v.Name, err)
+		}
+		b.bytes(graphInitializer, t)
 	}
-	b = append(b, g.raw...)
 	for _, v := range g.inputs {
-		b.bytes(11, valueInfo(v))
+		b.bytes(graphInput, encodeValueInfo(v))
 	}
 	for _, v := range g.outputs {
-		b.bytes(12, valueInfo(v))
+		b.bytes(graphOutput, encodeValueInfo(v))
 	}
-	for _, n := range g.nodes {
+	for _, n := range g.live() {
 		for _, o := range n.outputs {
-			if o != nil && o.outs == 0 && o.Type != nil {
-				b.bytes(13, valueInfo(o))
+			if o != nil && o.outs == 0 && (o.Type != nil || o.raw != nil) {
+				b.bytes(graphValueInfo, encodeValueInfo(o))
 			}
 		}
 	}
-	return b
+	return append(b, g.raw...), nil
 }
 
-func (e *encoder) node(n *Node) []byte {
-	var b buf
-	last := len(n.inputs) // operands left out at the end are not written
-	for last > 0 && n.inputs[last-1] == nil {
-		last--
+func (e *encoder) node(n *Node) ([]byte, error) {
+	var b message
+	for _, v := range trim(n.inputs) {
+		b.str(nodeInput, v.name())
 	}
-	for _, v := range n.inputs[:last] {
-		b.str(1, valueName(v))
+	for _, v := range trim(n.outputs) {
+		b.str(nodeOutput, v.name())
 	}
-	last = len(n.outputs)
-	for last > 0 && n.outputs[last-1] == nil {
-		last--
-	}
-	for _, v := range n.outputs[:last] {
-		b.str(2, valueName(v))
-	}
-	b.strIf(3, n.Name)
-	b.str(4, n.OpType)
+	b.strIf(nodeName, n.Name)
+	b.str(nodeOpType, n.OpType)
 	for _, a := range n.Attrs {
-		b.bytes(5, e.attribute(a))
+		attr, err := e.attribute(a)
+		if err != nil {
+			return nil, errorf("%v: attribute %q: %w", n, a.Name, err)
+		}
+		b.bytes(nodeAttribute, attr)
 	}
-	b.strIf(7, n.Domain)
-	return append(b, n.raw...)
+	b.strIf(nodeDomain, n.Domain)
+	return append(b, n.raw...), nil
 }
 
-func valueName(v *Value) string {
+// trim cuts what is left out at the end of a list of operands.
+func trim(vs []*Value) []*Value {
+	for len(vs) > 0 && vs[len(vs)-1] == nil {
+		vs = vs[:len(vs)-1]
+	}
+	return vs
+}
+
+// name is empty for an operand that is left out.
+func (v *Value) name() string {
 	if v == nil {
 		return ""
 	}
 	return v.Name
 }
 
-func (e *encoder) attribute(a *Attr) []byte {
-	var b buf
-	b.str(1, a.Name)
+func (e *encoder) attribute(a *Attr) ([]byte, error) {
+	var b message
+	b.str(attrName, a.Name)
 	switch a.Type {
 	case AttrFloat:
-		b = protowire.AppendFixed32(protowire.AppendTag(b, 2, protowire.Fixed32Type), math.Float32bits(a.F))
+		b.fixed32(attrF, math.Float32bits(a.F))
 	case AttrInt:
-		b.varint(3, uint64(a.I))
+		b.varint(attrI, uint64(a.I))
 	case AttrString:
-		b.bytes(4, a.S)
-	}
-	if a.T != nil {
-		b.bytes(5, e.tensor("", a.T))
-	}
-	if a.G != nil {
-		b.bytes(6, e.graph(a.G))
-	}
-	if len(a.Floats) > 0 {
+		b.bytes(attrS, a.S)
+	case AttrFloats:
 		var p []byte
 		for _, f := range a.Floats {
 			p = protowire.AppendFixed32(p, math.Float32bits(f))
 		}
-		b.bytes(7, p)
-	}
-	if len(a.Ints) > 0 {
-		var p []byte
-		for _, i := range a.Ints {
-			p = protowire.AppendVarint(p, uint64(i))
+		b.bytes(attrFloats, p)
+	case AttrInts:
+		b.bytes(attrInts, varints(a.Ints))
+	case AttrStrings:
+		for _, s := range a.Strings {
+			b.bytes(attrStrings, s)
 		}
-		b.bytes(8, p)
 	}
-	for _, s := range a.Strings {
-		b.bytes(9, s)
+	for _, t := range a.tensors() {
+		p, err := e.tensor("", t)
+		if err != nil {
+			return nil, err
+		}
+		b.bytes(either(a.Type == AttrTensor, attrT, attrTensors), p)
 	}
-	for _, t := range a.Tensors {
-		b.bytes(10, e.tensor("", t))
+	for _, g := range a.graphs() {
+		p, err := e.graph(g)
+		if err != nil {
+			return nil, err
+		}
+		b.bytes(either(a.Type == AttrGraph, attrG, attrGraphs), p)
 	}
-	for _, g := range a.Graphs {
-		b.bytes(11, e.graph(g))
-	}
-	if a.Type != 0 {
-		b.varint(20, uint64(a.Type))
-	}
-	return append(b, a.raw...)
+	b.varint(attrType, uint64(a.Type))
+	return append(b, a.raw...), nil
 }
 
-func (e *encoder) tensor(name string, t *Tensor) []byte {
-	var b buf
+func either(one bool, single, list protowire.Number) protowire.Number {
+	if one {
+		return single
+	}
+	return list
+}
+
+func varints(v []int64) []byte {
+	var p []byte
+	for _, i := range v {
+		p = protowire.AppendVarint(p, uint64(i))
+	}
+	return p
+}
+
+func (e *encoder) tensor(name string, t *Tensor) ([]byte, error) {
+	var b message
 	if len(t.Shape) > 0 {
-		var p []byte
-		for _, d := range t.Shape {
-			p = protowire.AppendVarint(p, uint64(d))
-		}
-		b.bytes(1, p)
+		b.bytes(tensorDims, varints(t.Shape))
 	}
-	b.varint(2, uint64(t.DType))
+	b.varint(tensorDType, uint64(t.DType))
+	for _, s := range t.Strings {
+		b.bytes(tensorStringData, s)
+	}
+	b.strIf(tensorName, name)
 	if t.DType == String {
-		for _, s := range t.Strings {
-			b.bytes(6, s)
-		}
-		b.strIf(8, name)
-		return b
+		return b, nil
 	}
-	b.strIf(8, name)
-	if at := e.places[t]; at.external {
-		b.property(13, "location", e.dataFile)
-		b.property(13, "offset", strconv.FormatInt(at.off, 10))
-		b.property(13, "length", strconv.FormatInt(at.length, 10))
-		b.varint(14, 1)
-		return b
+	if at, ok := e.places[t]; ok {
+		b.property(tensorExternalData, "location", e.dataFile)
+		b.property(tensorExternalData, "offset", strconv.FormatInt(at.off, 10))
+		b.property(tensorExternalData, "length", strconv.FormatInt(at.length, 10))
+		b.varint(tensorDataLocation, 1)
+		return b, nil
 	}
 	data, err := t.Bytes()
-	if err != nil && e.err == nil {
-		e.err = err
+	if err != nil {
+		return nil, err
 	}
-	b.bytes(9, data)
-	return b
+	b.bytes(tensorRawData, data)
+	return b, nil
 }
 
-func valueInfo(v *Value) []byte {
-	var b buf
-	b.str(1, v.Name)
+func encodeValueInfo(v *Value) []byte {
+	var b message
+	b.str(infoName, v.Name)
 	if v.Type != nil {
-		b.bytes(2, typeProto(v.Type))
+		b.bytes(infoType, encodeType(v.Type))
 	}
-	return b
+	return append(b, v.raw...)
 }
 
-func typeProto(t *Type) []byte {
-	var b buf
+func encodeType(t *Type) []byte {
+	var b message
 	if t.DType != Undefined || t.HasShape() {
-		var p buf
+		var p message
 		if t.DType != Undefined {
-			p.varint(1, uint64(t.DType))
+			p.varint(tensorTypeElemType, uint64(t.DType))
 		}
 		if t.HasShape() {
-			var s buf
-			for _, d := range t.Shape {
-				var dim buf
-				switch {
-				case d.Size >= 0:
-					dim.varint(1, uint64(d.Size))
-				case d.Param != "":
-					dim.str(2, d.Param)
-				}
-				s.bytes(1, dim)
-			}
-			p.bytes(2, s)
+			p.bytes(tensorTypeShape, encodeShape(t.Shape))
 		}
-		b.bytes(1, p)
+		b.bytes(typeTensor, p)
 	}
 	return append(b, t.raw...)
+}
+
+func encodeShape(shape []Dim) []byte {
+	var b message
+	for _, d := range shape {
+		var dim message
+		switch {
+		case d.Size >= 0:
+			dim.varint(dimValue, uint64(d.Size))
+		case d.Param != "":
+			dim.str(dimParam, d.Param)
+		}
+		b.bytes(shapeDim, dim)
+	}
+	return b
 }

@@ -1,59 +1,53 @@
 package ir
 
 import (
+	"encoding/binary"
 	"math"
 	"unsafe"
 )
 
+var le = binary.LittleEndian
+
 // floatsAt views b as float32s when it is aligned, which mapped weights are. Every platform that
 // Go and ONNX Runtime share is little endian.
 func floatsAt(b []byte, n int) ([]float32, bool) {
-	p := unsafe.SliceData(b)
-	if uintptr(unsafe.Pointer(p))%4 != 0 {
+	p := unsafe.Pointer(unsafe.SliceData(b))
+	if uintptr(p)%4 != 0 {
 		return nil, false
 	}
-	return unsafe.Slice((*float32)(unsafe.Pointer(p)), n), true
+	return unsafe.Slice((*float32)(p), n), true
 }
 
 func uint16At(b []byte, n int) ([]uint16, bool) {
-	p := unsafe.SliceData(b)
-	if uintptr(unsafe.Pointer(p))%2 != 0 {
+	p := unsafe.Pointer(unsafe.SliceData(b))
+	if uintptr(p)%2 != 0 {
 		return nil, false
 	}
-	return unsafe.Slice((*uint16)(unsafe.Pointer(p)), n), true
+	return unsafe.Slice((*uint16)(p), n), true
+}
+
+// bytesOf views v as bytes.
+func bytesOf(v []float32) []byte {
+	return unsafe.Slice((*byte)(unsafe.Pointer(unsafe.SliceData(v))), 4*len(v))
 }
 
 // decodeFloats converts len(dst) elements of type d at the start of b.
 func decodeFloats(dst []float32, b []byte, d DType) {
-	if len(dst) == 0 {
-		return
-	}
+	b = b[:len(dst)*d.Bits()/8] // what is viewed below must be there
 	switch d {
 	case Float32:
-		if src, ok := floatsAt(b, len(dst)); ok {
-			copy(dst, src)
+		copy(bytesOf(dst), b)
+	case BFloat16, Float16:
+		if src, ok := uint16At(b, len(dst)); ok { // twice as fast as reading bytes
+			WidenHalf(dst, src, d == BFloat16)
 			return
 		}
 		for i := range dst {
-			dst[i] = math.Float32frombits(le32(b[4*i:]))
-		}
-	case BFloat16:
-		if src, ok := uint16At(b, len(dst)); ok {
-			for i, x := range src {
-				dst[i] = math.Float32frombits(uint32(x) << 16)
-			}
-			return
-		}
-		for i := range dst {
-			dst[i] = math.Float32frombits(uint32(le16(b[2*i:])) << 16)
-		}
-	case Float16:
-		for i := range dst {
-			dst[i] = Float16ToFloat32(le16(b[2*i:]))
+			WidenHalf(dst[i:i+1], []uint16{le.Uint16(b[2*i:])}, d == BFloat16)
 		}
 	case Float64:
 		for i := range dst {
-			dst[i] = float32(math.Float64frombits(uint64(le32(b[8*i:])) | uint64(le32(b[8*i+4:]))<<32))
+			dst[i] = float32(math.Float64frombits(le.Uint64(b[8*i:])))
 		}
 	}
 }
@@ -62,42 +56,38 @@ func decodeFloats(dst []float32, b []byte, d DType) {
 func encodeFloats(b []byte, src []float32, d DType) {
 	switch d {
 	case Float32:
-		if len(src) == 0 {
-			return
-		}
-		if dst, ok := floatsAt(b, len(src)); ok {
-			copy(dst, src)
-			return
-		}
-		for i, x := range src {
-			put32(b[4*i:], math.Float32bits(x))
-		}
+		copy(b[:4*len(src)], bytesOf(src))
 	case BFloat16:
 		for i, x := range src {
-			put16(b[2*i:], Float32ToBFloat16(x))
+			le.PutUint16(b[2*i:], Float32ToBFloat16(x))
 		}
 	case Float16:
 		for i, x := range src {
-			put16(b[2*i:], Float32ToFloat16(x))
+			le.PutUint16(b[2*i:], Float32ToFloat16(x))
 		}
 	case Float64:
 		for i, x := range src {
-			u := math.Float64bits(float64(x))
-			put32(b[8*i:], uint32(u))
-			put32(b[8*i+4:], uint32(u>>32))
+			le.PutUint64(b[8*i:], math.Float64bits(float64(x)))
 		}
 	}
 }
 
-func le16(b []byte) uint16 { _ = b[1]; return uint16(b[0]) | uint16(b[1])<<8 }
-func le32(b []byte) uint32 {
-	_ = b[3]
-	return uint32(b[0]) | uint32(b[1])<<8 | uint32(b[2])<<16 | uint32(b[3])<<24
-}
-func put16(b []byte, x uint16) { _ = b[1]; b[0], b[1] = byte(x), byte(x>>8) }
-func put32(b []byte, x uint32) {
-	_ = b[3]
-	b[0], b[1], b[2], b[3] = byte(x), byte(x>>8), byte(x>>16), byte(x>>24)
+// convert gives elements another type, by way of float32.
+func convert(dst, src []byte, from, to DType) {
+	fromSize, toSize := from.Bits()/8, to.Bits()/8
+	if to == Float32 {
+		if v, ok := floatsAt(dst, len(dst)/4); ok {
+			decodeFloats(v, src, from)
+			return
+		}
+	}
+	var buf [512]float32
+	for len(dst) > 0 {
+		v := buf[:min(len(buf), len(dst)/toSize)]
+		decodeFloats(v, src, from)
+		encodeFloats(dst, v, to)
+		dst, src = dst[len(v)*toSize:], src[len(v)*fromSize:]
+	}
 }
 
 // Float16ToFloat32 widens an IEEE 754 binary16 number; exact.
@@ -154,11 +144,13 @@ func Float32ToBFloat16(f float32) uint16 {
 // WidenHalf converts float16, or bfloat16, elements to float32; exact. dst and src have one length.
 func WidenHalf(dst []float32, src []uint16, bfloat bool) {
 	src = src[:len(dst)]
-	for i, x := range src {
-		if bfloat {
+	if bfloat {
+		for i, x := range src {
 			dst[i] = math.Float32frombits(uint32(x) << 16)
-		} else {
-			dst[i] = Float16ToFloat32(x)
 		}
+		return
+	}
+	for i, x := range src {
+		dst[i] = Float16ToFloat32(x)
 	}
 }

@@ -1,7 +1,8 @@
 package ir
 
 import (
-	"fmt"
+	"cmp"
+	"errors"
 	"slices"
 	"strconv"
 )
@@ -19,6 +20,7 @@ type Model struct {
 	Graph           *Graph
 	Functions       []Function
 
+	raw   []byte // fields carried through
 	files []*mapping
 }
 
@@ -71,20 +73,24 @@ func sameDomain(a, b string) bool {
 
 // NewModel makes an empty model with ONNX's own operators at the given opset.
 func NewModel(name string, irVersion, opset int64) *Model {
-	return &Model{IRVersion: irVersion, Opsets: []Opset{{"", opset}}, Graph: newGraph(name, nil)}
+	return &Model{
+		IRVersion: irVersion,
+		Opsets:    []Opset{{"", opset}},
+		Graph:     &Graph{Name: name, names: map[string]int{}},
+	}
 }
 
 // Close unmaps the files from which the model was loaded. The data of its tensors must not be
 // used after that.
 func (m *Model) Close() error {
-	var first error
+	var errs []error
 	for _, f := range m.files {
-		if err := f.close(); err != nil && first == nil {
-			first = err
+		if err := f.close(); err != nil {
+			errs = append(errs, errorf("unmap %s: %w", f.name, err))
 		}
 	}
 	m.files = nil
-	return first
+	return errors.Join(errs...)
 }
 
 // Graph is a dataflow graph: the main one of a model, or the body of a control-flow node.
@@ -95,13 +101,25 @@ type Graph struct {
 	inputs       []*Value
 	outputs      []*Value
 	nodes        []*Node
+	stale        bool // some of the nodes have been removed
 	initializers []*Value
-	names        map[string]int // names taken; the number is the last suffix tried
+	names        map[string]int // of the outermost graph: names taken, and the last suffix tried
 	raw          []byte         // fields carried through
 }
 
-func newGraph(name string, outer *Graph) *Graph {
-	return &Graph{Name: name, outer: outer, names: map[string]int{}}
+// live is the nodes that have not been removed. Removing many one by one must not cost a pass over
+// the graph each, so they are dropped here; and into a new slice, as the old one may be ranged over.
+func (g *Graph) live() []*Node {
+	if g.stale {
+		nodes := make([]*Node, 0, len(g.nodes))
+		for _, n := range g.nodes {
+			if !n.removed {
+				nodes = append(nodes, n)
+			}
+		}
+		g.nodes, g.stale = nodes, false
+	}
+	return g.nodes
 }
 
 // Inputs are the graph's inputs, in order. Those with a Const are optional: the initializer of the
@@ -113,10 +131,10 @@ func (g *Graph) Outputs() []*Value { return g.outputs }
 
 // Nodes are the graph's nodes. After Load and Sort each stands behind those that it reads from.
 // The slice must not be changed; it is safe to add and remove nodes while ranging over it.
-func (g *Graph) Nodes() []*Node { return slices.Clone(g.nodes) }
+func (g *Graph) Nodes() []*Node { return slices.Clone(g.live()) }
 
 // NumNodes is the number of nodes.
-func (g *Graph) NumNodes() int { return len(g.nodes) }
+func (g *Graph) NumNodes() int { return len(g.live()) }
 
 // Initializers are the values with constant content, in order.
 func (g *Graph) Initializers() []*Value { return slices.Clone(g.initializers) }
@@ -131,7 +149,8 @@ type Value struct {
 	producer *Node
 	uses     []Use
 	isInput  bool
-	outs     int // how many graph outputs it is
+	outs     int    // how often it is listed as an output of the graph: at most once in a valid one
+	raw      []byte // fields carried through
 }
 
 // Use is one place that reads a value.
@@ -252,15 +271,16 @@ func (n *Node) Is(domain, op string) bool {
 
 // String names the node for messages: Op(name), or Op→output where it has no name.
 func (n *Node) String() string {
+	op := cmp.Or(n.OpType, "node")
 	if n.Name != "" {
-		return n.OpType + "(" + n.Name + ")"
+		return op + "(" + n.Name + ")"
 	}
 	for _, o := range n.outputs {
 		if o != nil {
-			return n.OpType + "→" + o.Name
+			return op + "→" + o.Name
 		}
 	}
-	return n.OpType
+	return op
 }
 
 // SetInput makes v operand i, adding operands that are left out as needed.
@@ -278,45 +298,44 @@ func (n *Node) SetInput(i int, v *Value) {
 }
 
 func (v *Value) dropUse(n *Node, i int) {
-	if at := slices.Index(v.uses, Use{n, i}); at >= 0 {
-		v.uses = slices.Delete(v.uses, at, at+1)
+	for at := len(v.uses) - 1; at >= 0; at-- { // from the back: graphs are mostly taken down from there
+		if v.uses[at] == (Use{n, i}) {
+			v.uses = slices.Delete(v.uses, at, at+1)
+			return
+		}
 	}
 }
 
 // Fresh gives a name that nothing in the model has, made from prefix.
 func (g *Graph) Fresh(prefix string) string {
-	root := g
-	for root.outer != nil {
-		root = root.outer
-	}
-	if _, taken := root.names[prefix]; !taken && prefix != "" {
-		root.names[prefix] = 0
+	names := g.root().names
+	if _, taken := names[prefix]; !taken && prefix != "" {
+		names[prefix] = 0
 		return prefix
 	}
 	for {
-		root.names[prefix]++
-		name := prefix + "_" + strconv.Itoa(root.names[prefix])
-		if _, taken := root.names[name]; !taken {
-			root.names[name] = 0
+		names[prefix]++
+		name := prefix + "_" + strconv.Itoa(names[prefix])
+		if _, taken := names[name]; !taken {
+			names[name] = 0
 			return name
 		}
 	}
 }
 
-// claim marks a name as taken; the model's graphs share one space of names, so that a fresh name
-// never shadows one in a body.
-func (g *Graph) claim(name string) {
-	root := g
-	for root.outer != nil {
-		root = root.outer
+// root is the model's main graph. It holds the names of all, so that a fresh one never shadows
+// another in a body.
+func (g *Graph) root() *Graph {
+	for g.outer != nil {
+		g = g.outer
 	}
-	if _, ok := root.names[name]; !ok {
-		root.names[name] = 0
-	}
+	return g
 }
 
 func (g *Graph) value(name string) *Value {
-	g.claim(name)
+	if names := g.root().names; names[name] == 0 {
+		names[name] = 0
+	}
 	return &Value{Name: name, graph: g}
 }
 
@@ -361,7 +380,7 @@ func (g *Graph) AddOutput(v *Value) {
 // RemoveInput takes an input that nothing reads out of the graph.
 func (g *Graph) RemoveInput(v *Value) error {
 	if v.NumUses() > 0 {
-		return fmt.Errorf("ir: input %q is still read", v.Name)
+		return errorf("input %q is still read", v.Name)
 	}
 	g.inputs = slices.DeleteFunc(g.inputs, func(w *Value) bool { return w == v })
 	g.initializers = slices.DeleteFunc(g.initializers, func(w *Value) bool { return w == v })
@@ -371,7 +390,7 @@ func (g *Graph) RemoveInput(v *Value) error {
 // RemoveInitializer takes a constant that nothing reads out of the graph.
 func (g *Graph) RemoveInitializer(v *Value) error {
 	if v.NumUses() > 0 {
-		return fmt.Errorf("ir: initializer %q is still read", v.Name)
+		return errorf("initializer %q is still read", v.Name)
 	}
 	g.initializers = slices.DeleteFunc(g.initializers, func(w *Value) bool { return w == v })
 	return nil
@@ -425,7 +444,7 @@ func (g *Graph) Replace(old, v *Value) error {
 	}
 	if old.outs > 0 {
 		if v.isInput || v.Const != nil || v.outs > 0 || v.graph != old.graph {
-			return fmt.Errorf("ir: output %q cannot be taken over by %q", old.Name, v.Name)
+			return errorf("output %q cannot be taken over by %q", old.Name, v.Name)
 		}
 		for i, o := range old.graph.outputs {
 			if o == old {
@@ -434,13 +453,11 @@ func (g *Graph) Replace(old, v *Value) error {
 		}
 		v.outs, old.outs = old.outs, 0
 		v.Name, old.Name = old.Name, g.Fresh(old.Name+"/old")
-		if v.Type == nil {
-			v.Type = old.Type
-		}
 	}
-	for _, u := range old.Uses() {
-		u.Node.SetInput(u.Index, v)
+	for _, u := range old.uses {
+		u.Node.inputs[u.Index] = v
 	}
+	v.uses, old.uses = append(v.uses, old.uses...), nil
 	if v.Type == nil {
 		v.Type = old.Type
 	}
@@ -454,51 +471,59 @@ func (g *Graph) Remove(n *Node) error {
 	}
 	for _, o := range n.outputs {
 		if o != nil && o.NumUses() > 0 {
-			return fmt.Errorf("ir: %v cannot be removed: its result %q is still read", n, o.Name)
+			return errorf("%v cannot be removed: its result %q is still read", n, o.Name)
 		}
 	}
-	for i := range n.inputs {
-		n.SetInput(i, nil)
-	}
-	for _, a := range n.Attrs {
-		for _, b := range a.graphs() {
-			b.detach()
+	n.walk(func(m *Node) {
+		for i := range m.inputs {
+			m.SetInput(i, nil)
 		}
-	}
-	n.removed = true
-	g.nodes = slices.DeleteFunc(g.nodes, func(m *Node) bool { return m == n })
+	})
+	n.removed, n.graph.stale = true, true
 	return nil
-}
-
-// detach takes back what a body reads from outside, when its node goes.
-func (g *Graph) detach() {
-	for _, n := range g.nodes {
-		for i := range n.inputs {
-			n.SetInput(i, nil)
-		}
-		for _, a := range n.Attrs {
-			for _, b := range a.graphs() {
-				b.detach()
-			}
-		}
-	}
-	for _, o := range g.outputs {
-		if o.graph != g {
-			o.outs--
-		}
-	}
 }
 
 // Prune removes nodes and initializers that no output of the graph depends on, and reports how
 // many nodes went. Inputs stay: they are part of the interface.
 func (g *Graph) Prune() int {
+	needed := map[*Node]bool{}
+	var todo []*Node
+	need := func(n *Node) {
+		if !needed[n] {
+			needed[n] = true
+			todo = append(todo, n)
+		}
+	}
+	for _, o := range g.outputs {
+		if o.producer != nil {
+			need(o.producer)
+		}
+	}
+	for len(todo) > 0 {
+		n := todo[len(todo)-1]
+		todo = todo[:len(todo)-1]
+		for _, dep := range g.dependencies(n) {
+			need(dep)
+		}
+	}
 	removed := 0
-	for i := len(g.nodes) - 1; i >= 0; i-- { // users stand behind, so one pass suffices after Sort
-		n := g.nodes[i]
-		if !slices.ContainsFunc(n.outputs, func(o *Value) bool { return o != nil && o.NumUses() > 0 }) {
-			if g.Remove(n) == nil {
-				removed++
+	read := map[*Value]bool{} // by nodes that go
+	for _, n := range g.live() {
+		if needed[n] {
+			continue
+		}
+		removed++
+		g.stale = true
+		n.walk(func(m *Node) {
+			m.removed = true
+			for _, v := range m.inputs {
+				read[v] = true
 			}
+		})
+	}
+	for v := range read {
+		if v != nil {
+			v.uses = slices.DeleteFunc(v.uses, func(u Use) bool { return u.Node.removed })
 		}
 	}
 	g.initializers = slices.DeleteFunc(g.initializers, func(v *Value) bool {
@@ -509,12 +534,17 @@ func (g *Graph) Prune() int {
 
 // Walk calls f for every node of the graph and of the bodies inside it.
 func (g *Graph) Walk(f func(*Node)) {
-	for _, n := range g.nodes {
-		f(n)
-		for _, a := range n.Attrs {
-			for _, b := range a.graphs() {
-				b.Walk(f)
-			}
+	for _, n := range g.live() {
+		n.walk(f)
+	}
+}
+
+// walk calls f for n and for every node of its bodies.
+func (n *Node) walk(f func(*Node)) {
+	f(n)
+	for _, a := range n.Attrs {
+		for _, b := range a.graphs() {
+			b.Walk(f)
 		}
 	}
 }

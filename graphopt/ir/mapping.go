@@ -1,41 +1,41 @@
 package ir
 
 import (
+	"cmp"
 	"errors"
-	"fmt"
 	"io/fs"
 	"os"
 	"path/filepath"
+	"slices"
 	"strings"
+	"syscall"
 )
-
-// ErrMalformed is reported, wrapped with what and where, for a file that is not a well-formed model.
-var ErrMalformed = errors.New("malformed model")
 
 // mapping is a file mapped for reading.
 type mapping struct {
-	path string
+	name string
 	b    []byte
 }
 
-func mapRegular(path string) (*mapping, error) {
-	f, err := os.Open(path)
-	if err != nil {
-		return nil, err
-	}
-	defer f.Close()
-	st, err := f.Stat()
+// mapRegular maps a file that stat and open agree on. stat goes first: opening a named pipe blocks.
+func mapRegular(name string, stat func(string) (fs.FileInfo, error), open func(string) (*os.File, error)) (*mapping, error) {
+	st, err := stat(name)
 	if err != nil {
 		return nil, err
 	}
 	if !st.Mode().IsRegular() {
-		return nil, fmt.Errorf("ir: %s is not a regular file", path)
+		return nil, errors.New("not a regular file")
+	}
+	f, err := open(name)
+	if err != nil {
+		return nil, err
+	}
+	defer f.Close()
+	if st, err = f.Stat(); err != nil {
+		return nil, err
 	}
 	b, err := mapFile(f, st.Size())
-	if err != nil {
-		return nil, fmt.Errorf("ir: map %s: %w", path, err)
-	}
-	return &mapping{path, b}, nil
+	return &mapping{name, b}, err
 }
 
 func (m *mapping) close() error {
@@ -44,108 +44,133 @@ func (m *mapping) close() error {
 	return unmapFile(b)
 }
 
-// externalFiles opens the data files that initializers point to, each once. A location is a
-// stranger's: it must stay inside the folder of the model.
+// externalFiles opens the data files that tensors point to, each once. A location is a stranger's:
+// it must stay inside the folder of the model.
 type externalFiles struct {
-	model string // path of the model file
+	model string   // path of the model file; empty for a model that came from memory
+	root  *os.Root // opened with the first file
+	dir   string   // of the model, as seen from root
 	open  map[string]*mapping
-	all   []*mapping
-	// ranges seen in each file, to refuse those that overlap in part
-	ranges map[*mapping][]fileRange
+	all   []*mapping // in the order of first use
+
+	ranges map[*mapping][]fileRange // what tensors take of each file
 }
 
+// fileRange is the bytes of a file that the tensor of this name takes.
 type fileRange struct {
-	off, end int64
-	name     string
+	off, length int64
+	tensor      string
+}
+
+func newExternalFiles(model string) *externalFiles {
+	return &externalFiles{model: model, open: map[string]*mapping{}, ranges: map[*mapping][]fileRange{}}
+}
+
+// release closes what is needed for opening files only; mappings stay.
+func (e *externalFiles) release() {
+	if e.root != nil {
+		e.root.Close()
+	}
 }
 
 func (e *externalFiles) get(location string) (*mapping, error) {
-	if m, ok := e.open[location]; ok {
+	if e.model == "" {
+		return nil, malformed("external data %q in a model that has no folder: load it from its file", location)
+	}
+	if !filepath.IsLocal(filepath.FromSlash(location)) {
+		return nil, malformed("external data location %q is not a path inside the model's folder", location)
+	}
+	name := filepath.Clean(filepath.FromSlash(location))
+	if m := e.open[name]; m != nil {
 		return m, nil
 	}
-	if e.model == "" {
-		return nil, fmt.Errorf("ir: external data %q in a model that has no folder", location)
+	if err := e.openRoot(); err != nil {
+		return nil, errorf("external data: %w", err)
 	}
-	if strings.ContainsRune(location, 0) || !filepath.IsLocal(filepath.FromSlash(location)) {
-		return nil, fmt.Errorf("ir: %w: external data location %q leaves the model's folder", ErrMalformed, location)
+	path := filepath.Join(e.dir, name)
+	m, err := mapRegular(path, e.root.Stat, e.root.Open)
+	var errno syscall.Errno
+	switch {
+	case err == nil:
+	case errors.Is(err, fs.ErrNotExist):
+		return nil, errorf("external data %q is missing: put it beside the model (%w)", location, fs.ErrNotExist)
+	case errors.As(err, &errno):
+		return nil, errorf("external data %q: %w", location, reason(err, path))
+	default: // not the system's answer but that of os.Root: a link leads out
+		return nil, malformed("external data %q: %w: it must be a file in the model's folder", location, reason(err, path))
 	}
-	path := filepath.Join(filepath.Dir(e.model), filepath.FromSlash(location))
-	real, err := filepath.EvalSymlinks(path)
-	if errors.Is(err, fs.ErrNotExist) {
-		return nil, fmt.Errorf("ir: %s is missing: the weights of %s lie there", path, filepath.Base(e.model))
-	}
-	if err != nil {
-		return nil, fmt.Errorf("ir: external data: %w", err)
-	}
-	if ok, err := e.inside(real); err != nil || !ok {
-		if err != nil {
-			return nil, fmt.Errorf("ir: external data: %w", err)
-		}
-		return nil, fmt.Errorf("ir: %w: external data %q is a link that leaves the model's folder", ErrMalformed, location)
-	}
-	m, err := mapRegular(real)
-	if err != nil {
-		return nil, err
-	}
-	e.open[location] = m
+	m.name = location
+	e.open[name] = m
 	e.all = append(e.all, m)
 	return m, nil
 }
 
-// inside reports whether a resolved path lies in the model's folder, in the folder that the model
-// file itself is a link into, or, for a snapshot of the Hugging Face cache
-// (models--org--name/snapshots/REVISION), in the blobs folder beside it.
-func (e *externalFiles) inside(real string) (bool, error) {
-	dir, err := filepath.EvalSymlinks(filepath.Dir(e.model))
+// openRoot opens the folder that no data file may lie outside of. os.Root follows links within it
+// and refuses those that leave it.
+func (e *externalFiles) openRoot() (err error) {
+	if e.root != nil {
+		return nil
+	}
+	dir, err := filepath.Abs(filepath.Dir(e.model))
+	if err == nil {
+		dir, err = filepath.EvalSymlinks(dir)
+	}
 	if err != nil {
-		return false, err
+		return err
 	}
-	dir, err = filepath.Abs(dir)
-	if err != nil {
-		return false, err
+	root := cacheRepository(dir)
+	if e.dir, err = filepath.Rel(root, dir); err == nil {
+		e.root, err = os.OpenRoot(root)
 	}
-	real, err = filepath.Abs(real)
-	if err != nil {
-		return false, err
-	}
-	roots := []string{dir}
-	for at := dir; ; at = filepath.Dir(at) { // the model may lie in a folder below the snapshot
-		parent := filepath.Dir(at)
-		if parent == at {
-			break
-		}
-		repo := filepath.Dir(parent)
-		if filepath.Base(parent) == "snapshots" && strings.HasPrefix(filepath.Base(repo), "models--") {
-			roots = append(roots, filepath.Join(repo, "blobs"))
-		}
-	}
-	for _, root := range roots {
-		if rel, err := filepath.Rel(root, real); err == nil && filepath.IsLocal(rel) {
-			return true, nil
-		}
-	}
-	return false, nil
+	return err
 }
 
-// slice gives length bytes at offset of an external file, for the tensor of this name. length -1
-// takes the rest of the file.
-func (e *externalFiles) slice(location string, offset, length int64, name string) ([]byte, error) {
+// cacheRepository is the folder of a repository in the Hugging Face cache if dir lies in a snapshot
+// there: files of models--ORG--NAME/snapshots/REVISION are links into models--ORG--NAME/blobs
+// (huggingface_hub, "Understand caching"). Elsewhere it is dir itself.
+func cacheRepository(dir string) string {
+	for at := dir; ; at = filepath.Dir(at) {
+		snapshots := filepath.Dir(at)
+		repo := filepath.Dir(snapshots)
+		if repo == snapshots {
+			return dir
+		}
+		if filepath.Base(snapshots) == "snapshots" && strings.HasPrefix(filepath.Base(repo), "models--") {
+			return repo
+		}
+	}
+}
+
+// slice gives a range of an external file.
+func (e *externalFiles) slice(location string, r fileRange) ([]byte, error) {
 	m, err := e.get(location)
 	if err != nil {
 		return nil, err
 	}
-	size := int64(len(m.b))
-	if offset < 0 || offset > size {
-		return nil, fmt.Errorf("ir: %w: tensor %q begins at byte %d of %s, which has %d", ErrMalformed, name, offset, filepath.Base(m.path), size)
+	if size := int64(len(m.b)); r.off > size || r.length > size-r.off {
+		return nil, malformed("it takes %d bytes at %d of %q, which has %d: if that file is cut off, download it again",
+			r.length, r.off, location, size)
 	}
-	if length == -1 {
-		length = size - offset
+	if r.length > 0 {
+		e.ranges[m] = append(e.ranges[m], r)
 	}
-	if length < 0 || length > size-offset {
-		return nil, fmt.Errorf("ir: %w: tensor %q needs bytes %d to %d of %s, which has %d: truncated?", ErrMalformed, name, offset, offset+length, filepath.Base(m.path), size)
+	end := r.off + r.length
+	return m.b[r.off:end:end], nil
+}
+
+// checkRanges refuses tensors that share some bytes of a file but not all of them.
+func (e *externalFiles) checkRanges() error {
+	for _, m := range e.all {
+		rs := e.ranges[m]
+		slices.SortStableFunc(rs, func(a, b fileRange) int {
+			return cmp.Or(cmp.Compare(a.off, b.off), cmp.Compare(a.length, b.length))
+		})
+		for i := 1; i < len(rs); i++ { // where any two overlap in part, two neighbours do
+			a, b := rs[i-1], rs[i]
+			if b.off < a.off+a.length && (a.off != b.off || a.length != b.length) {
+				return malformed("tensors %q and %q overlap in %q", a.tensor, b.tensor, m.name)
+			}
+		}
 	}
-	if length > 0 {
-		e.ranges[m] = append(e.ranges[m], fileRange{offset, offset + length, name})
-	}
-	return m.b[offset : offset+length : offset+length], nil
+	return nil
 }

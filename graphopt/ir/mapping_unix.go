@@ -3,8 +3,8 @@
 package ir
 
 import (
-	"fmt"
 	"os"
+	"syscall"
 
 	"golang.org/x/sys/unix"
 )
@@ -14,7 +14,7 @@ func mapFile(f *os.File, size int64) ([]byte, error) {
 		return nil, nil
 	}
 	if size != int64(int(size)) {
-		return nil, fmt.Errorf("%d bytes do not fit the address space", size)
+		return nil, syscall.EFBIG
 	}
 	return unix.Mmap(int(f.Fd()), 0, int(size), unix.PROT_READ, unix.MAP_SHARED)
 }

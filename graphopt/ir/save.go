@@ -5,12 +5,18 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"io/fs"
+	"iter"
+	"math/rand/v2"
 	"os"
 	"path/filepath"
 	"runtime"
+	"slices"
+	"strings"
 	"sync"
 
 	"golang.org/x/sync/errgroup"
+	"golang.org/x/sync/semaphore"
 )
 
 // SaveOptions says how a model is written. The zero value works.
@@ -24,81 +30,140 @@ type SaveOptions struct {
 	InlineBytes int64
 	// Workers is how many goroutines compute and write weights. Default: GOMAXPROCS.
 	Workers int
-	// Progress, if set, is told how many of all the bytes have been written. Calls do not overlap.
+	// Progress, if set, is told how many of all the bytes of weights have been written. Calls do
+	// not overlap.
 	Progress func(done, total int64)
 }
 
+func (o SaveOptions) complete(path string) (SaveOptions, error) {
+	if o.DataFile == "" {
+		o.DataFile = filepath.Base(path) + ".data"
+	}
+	if !filepath.IsLocal(o.DataFile) || filepath.Base(o.DataFile) != o.DataFile {
+		return o, errorf("data file %q must be a plain name: it lies beside the model", o.DataFile)
+	}
+	if strings.EqualFold(o.DataFile, filepath.Base(path)) { // the same file on many file systems
+		return o, errorf("data file %q has the name of the model", o.DataFile)
+	}
+	if o.InlineBytes == 0 {
+		o.InlineBytes = 1024
+	}
+	if o.Workers <= 0 {
+		o.Workers = runtime.GOMAXPROCS(0)
+	}
+	return o, nil
+}
+
+// Save writes a model: the graph to path, and the weights to one file beside it. Tensors that share
+// their Data share a range of that file. The same model gives the same bytes.
+//
+// Both files are written under temporary names and renamed at the end; on failure nothing is left
+// behind. Over an existing pair of files a reader sees the old pair, no model, or the new pair.
+func Save(ctx context.Context, m *Model, path string, o SaveOptions) error {
+	if err := save(ctx, m, path, o); err != nil {
+		return errorf("save %s: %w", path, err)
+	}
+	return nil
+}
+
+func save(ctx context.Context, m *Model, path string, o SaveOptions) error {
+	o, err := o.complete(path)
+	if err != nil {
+		return err
+	}
+	if err := m.Validate(); err != nil {
+		return err
+	}
+	l := plan(m, max(o.InlineBytes, 0))
+	proto, err := (&encoder{o.DataFile, l.places}).model(m)
+	if err != nil {
+		return err
+	}
+	var weights *staged
+	if l.size > 0 {
+		data := filepath.Join(filepath.Dir(path), o.DataFile)
+		weights, err = stage(data, l.size, func(f *os.File) error { return l.write(ctx, f, o) })
+		if err != nil {
+			return err
+		}
+		defer weights.discard()
+	}
+	graph, err := stage(path, int64(len(proto)), func(f *os.File) error {
+		_, err := f.Write(proto)
+		return err
+	})
+	if err != nil {
+		return err
+	}
+	defer graph.discard()
+	if err := ctx.Err(); err != nil {
+		return err
+	}
+	return publish(graph, weights)
+}
+
+// staged is a file that is complete, under a temporary name.
+type staged struct{ tmp, path string }
+
+// stage has a file of this size written beside path; on failure it is gone.
+func stage(path string, size int64, fill func(*os.File) error) (*staged, error) {
+	dir, base := filepath.Split(path)
+	if st, err := os.Lstat(path); err == nil && st.IsDir() {
+		return nil, errorf("%s is a folder", base)
+	}
+	tmp := filepath.Join(dir, fmt.Sprintf(".%s.%016x.tmp", base, rand.Uint64()))
+	f, err := os.OpenFile(tmp, os.O_RDWR|os.O_CREATE|os.O_EXCL, 0o666)
+	if err != nil {
+		return nil, reason(err, tmp)
+	}
+	s := &staged{tmp, path}
+	err = fill(f)
+	if cerr := f.Close(); err == nil {
+		err = cerr
+	}
+	if err != nil {
+		s.discard()
+		return nil, errorf("%s takes %d bytes: %w", base, size, reason(err, tmp))
+	}
+	return s, nil
+}
+
+// discard removes the file unless it has its name.
+func (s *staged) discard() { os.Remove(s.tmp) }
+
+func (s *staged) rename() error { return reason(os.Rename(s.tmp, s.path), s.path) }
+
+// publish gives the files their names, the graph last. An older graph goes before the weights that
+// it refers to are replaced: over others it would load, and be wrong.
+func publish(graph, weights *staged) error {
+	if weights != nil {
+		if _, err := os.Lstat(weights.path); err == nil {
+			if err := os.Remove(graph.path); err != nil && !errors.Is(err, fs.ErrNotExist) {
+				return reason(err, graph.path)
+			}
+		}
+		if err := weights.rename(); err != nil {
+			return err
+		}
+	}
+	return graph.rename()
+}
+
 const (
-	chunkBytes = 4 << 20
-	pageBytes  = 4096    // alignment of external tensors, so that they can be mapped one by one
-	maxProto   = 2 << 30 // protobuf's limit for one message, which ONNX Runtime enforces
+	chunkBytes  = 4 << 20
+	budgetBytes = 64 << 20 // of weights being computed at a time
+	pageBytes   = 4096     // alignment of external tensors, so that they can be mapped one by one
 )
 
-// Producer computes the data of several tensors in one pass over what they have in common, as
-// quantisation makes packed weights and scales of one matrix. Shards are independent of each
-// other and run on several goroutines.
-type Producer interface {
-	Shards() int
-	// Produce writes the shard's part of each result into out, at offsets within that result.
-	Produce(shard int, out []io.WriterAt) error
-}
-
-// Produced gives the results of p as Data, with their sizes in bytes. Save runs p once for all of
-// them; read in another way, p runs once and its results are kept in memory.
-func Produced(p Producer, sizes ...int64) []Data {
-	g := &produced{p: p, sizes: sizes}
-	out := make([]Data, len(sizes))
-	for i := range sizes {
-		out[i] = &part{g, i}
-	}
-	return out
-}
-
-type produced struct {
-	p     Producer
-	sizes []int64
-	once  sync.Once
-	bufs  [][]byte
-	err   error
-}
-
-type part struct {
-	g *produced
-	i int
-}
-
-func (p *part) Len() int64 { return p.g.sizes[p.i] }
-
-func (p *part) ReadAt(b []byte, off int64) (int, error) {
-	p.g.once.Do(p.g.materialise)
-	if p.g.err != nil {
-		return 0, p.g.err
-	}
-	return NewBuffer(p.g.bufs[p.i]).ReadAt(b, off)
-}
-
-func (g *produced) materialise() {
-	out := make([]io.WriterAt, len(g.sizes))
-	for i, n := range g.sizes {
-		b := make(sliceWriter, n)
-		g.bufs = append(g.bufs, b)
-		out[i] = b
-	}
-	var group errgroup.Group
-	group.SetLimit(runtime.GOMAXPROCS(0))
-	for s := range g.p.Shards() {
-		group.Go(func() error { return g.p.Produce(s, out) })
-	}
-	g.err = group.Wait()
-}
-
-type sliceWriter []byte
-
-func (w sliceWriter) WriteAt(p []byte, off int64) (int, error) {
-	if off < 0 || off+int64(len(p)) > int64(len(w)) {
-		return 0, io.ErrShortWrite
-	}
-	return copy(w[off:], p), nil
+// layout is where the tensors of a model go in the data file, and the work that fills it.
+type layout struct {
+	inline int64 // up to this size tensors stay in the model file
+	places map[*Tensor]place
+	shared map[Data]place
+	parts  map[*produced][]int64 // by result, its offset; -1 where nothing uses it
+	work   []iter.Seq[job]       // in file order
+	bytes  int64                 // of weights
+	size   int64                 // of the file: with the gaps between tensors
 }
 
 // job is a piece of work of which several are done at once.
@@ -107,254 +172,145 @@ type job struct {
 	run   func(w io.WriterAt) error
 }
 
-// layout gives every tensor its place and lists the work that fills the external file.
-type layout struct {
-	places map[*Tensor]place
-	shared map[Data]place
-	groups map[*produced]map[int]int64 // result → offset in the file
-	order  []any                       // Data or *produced, in file order
-	total  int64
-}
-
 func plan(m *Model, inline int64) *layout {
-	l := &layout{places: map[*Tensor]place{}, shared: map[Data]place{}, groups: map[*produced]map[int]int64{}}
-	l.graph(m.Graph, inline)
+	l := &layout{
+		inline: inline,
+		places: map[*Tensor]place{},
+		shared: map[Data]place{},
+		parts:  map[*produced][]int64{},
+	}
+	l.graph(m.Graph)
 	return l
 }
 
-func (l *layout) graph(g *Graph, inline int64) {
+func (l *layout) graph(g *Graph) {
 	for _, v := range g.initializers {
-		l.tensor(v.Const, inline)
+		l.tensor(v.Const)
 	}
-	for _, n := range g.nodes {
+	for _, n := range g.live() {
 		for _, a := range n.Attrs {
 			for _, b := range a.graphs() {
-				l.graph(b, inline)
+				l.graph(b)
 			}
 		}
 	}
 }
 
-func (l *layout) tensor(t *Tensor, inline int64) {
-	if t.Data == nil || t.Data.Len() <= inline || t.Data.Len() == 0 {
+func (l *layout) tensor(t *Tensor) {
+	if t.Data == nil || t.Data.Len() == 0 {
 		return
 	}
-	if at, ok := l.shared[t.Data]; ok {
-		l.places[t] = at
+	p, isPart := t.Data.(*part)
+	size := t.Data.Len()
+	if isPart { // all of one producer or none: what is inline is computed ahead, with all its siblings
+		size = p.from.size()
+	}
+	if size <= l.inline {
 		return
 	}
-	l.total = (l.total + pageBytes - 1) / pageBytes * pageBytes
-	at := place{true, l.total, t.Data.Len()}
-	l.total += at.length
-	l.places[t], l.shared[t.Data] = at, at
-	if p, ok := t.Data.(*part); ok {
-		if l.groups[p.g] == nil {
-			l.groups[p.g] = map[int]int64{}
-			l.order = append(l.order, p.g)
-		}
-		l.groups[p.g][p.i] = at.off
-		return
-	}
-	l.order = append(l.order, t.Data)
-}
-
-// jobs calls yield for each piece of work, in file order.
-func (l *layout) jobs(yield func(job) error) error {
-	for _, item := range l.order {
-		var err error
-		switch d := item.(type) {
-		case *produced:
-			err = l.produceJobs(d, yield)
-		case Data:
-			err = copyJobs(d, l.shared[d].off, yield)
-		}
-		if err != nil {
-			return err
+	at, ok := l.shared[t.Data]
+	if !ok {
+		l.size = (l.size + pageBytes - 1) / pageBytes * pageBytes
+		at = place{l.size, t.Data.Len()}
+		l.size += at.length
+		l.bytes += at.length
+		l.shared[t.Data] = at
+		if isPart {
+			l.part(p, at.off)
+		} else {
+			l.work = append(l.work, copyJobs(t.Data, at.off))
 		}
 	}
-	return nil
+	l.places[t] = at
 }
 
-func copyJobs(d Data, at int64, yield func(job) error) error {
-	step := max(granule(d), chunkBytes/granule(d)*granule(d))
-	for off := int64(0); off < d.Len(); off += step {
-		n := min(step, d.Len()-off)
-		err := yield(job{n, func(w io.WriterAt) error {
-			if b, ok := d.(*Buffer); ok {
-				_, err := w.WriteAt(b.b[off:off+n], at+off)
-				return err
+// part notes where a result goes, and with the first one of a producer the work of all.
+func (l *layout) part(p *part, off int64) {
+	offs := l.parts[p.from]
+	if offs == nil {
+		offs = slices.Repeat([]int64{-1}, len(p.from.sizes))
+		l.parts[p.from] = offs
+		l.work = append(l.work, p.from.jobs(offs))
+	}
+	offs[p.i] = off
+}
+
+// copyJobs writes d to the file from off on, in pieces that d is cheap to read in.
+func copyJobs(d Data, at int64) iter.Seq[job] {
+	g := granule(d)
+	step := max(g, chunkBytes/g*g)
+	return func(yield func(job) bool) {
+		for off := int64(0); off < d.Len(); off += step {
+			n := min(step, d.Len()-off)
+			if !yield(job{n, func(w io.WriterAt) error { return copyRange(w, at+off, d, off, n) }}) {
+				return
 			}
-			p := scratch(int(n))
-			defer release(p)
-			if _, err := d.ReadAt(*p, off); err != nil && err != io.EOF {
-				return err
-			}
-			_, err := w.WriteAt(*p, at+off)
-			return err
-		}})
-		if err != nil {
-			return err
 		}
 	}
-	return nil
 }
 
-type discard struct{}
-
-func (discard) WriteAt(p []byte, _ int64) (int, error) { return len(p), nil }
-
-func (l *layout) produceJobs(g *produced, yield func(job) error) error {
-	var bytes int64
-	for i := range l.groups[g] {
-		bytes += g.sizes[i]
-	}
-	shards := g.p.Shards()
-	for s := range shards {
-		share := bytes*int64(s+1)/int64(shards) - bytes*int64(s)/int64(shards)
-		err := yield(job{share, func(w io.WriterAt) error {
-			out := make([]io.WriterAt, len(g.sizes))
-			for i := range out {
-				out[i] = discard{}
-				if at, ok := l.groups[g][i]; ok {
-					out[i] = io.NewOffsetWriter(w, at)
-				}
-			}
-			return g.p.Produce(s, out)
-		}})
-		if err != nil {
-			return err
-		}
-	}
-	return nil
-}
-
-// Save writes a model: the graph to path, and the weights to one file beside it. Tensors that share
-// their Data share a range of that file. Both files are written under temporary names and renamed
-// at the end; on failure nothing is left behind. The same model gives the same bytes.
-func Save(ctx context.Context, m *Model, path string, o SaveOptions) (err error) {
-	if o.DataFile == "" {
-		o.DataFile = filepath.Base(path) + ".data"
-	}
-	if !filepath.IsLocal(o.DataFile) || filepath.Base(o.DataFile) != o.DataFile {
-		return fmt.Errorf("ir: data file %q must be a plain name beside the model", o.DataFile)
-	}
-	if o.InlineBytes == 0 {
-		o.InlineBytes = 1024
-	}
-	if o.Workers <= 0 {
-		o.Workers = runtime.GOMAXPROCS(0)
-	}
-	if err := m.Validate(); err != nil {
+func copyRange(w io.WriterAt, at int64, d Data, off, n int64) error {
+	if b, ok := d.(*Buffer); ok {
+		_, err := w.WriteAt(b.b[off:off+n], at)
 		return err
 	}
-	l := plan(m, max(o.InlineBytes, 0))
-	e := &encoder{dataFile: o.DataFile, places: l.places}
-	proto := e.model(m)
-	if e.err != nil {
-		return e.err
-	}
-	if len(proto) >= maxProto {
-		return fmt.Errorf("ir: the graph of %s alone takes %d bytes, more than protobuf's 2 GiB", path, len(proto))
-	}
-	data := filepath.Join(filepath.Dir(path), o.DataFile)
-	if l.total > 0 {
-		tmp, err := writeTemp(data, func(f *os.File) error { return l.write(ctx, f, o) })
-		if err != nil {
-			return fmt.Errorf("ir: write %s (%d bytes): %w", data, l.total, err)
-		}
-		defer func() {
-			if err != nil {
-				os.Remove(tmp)
-			}
-		}()
-		if err = ctx.Err(); err != nil {
-			return err
-		}
-		if err = saveProto(path, proto, func() error { return os.Rename(tmp, data) }); err != nil {
-			return err
-		}
-		return nil
-	}
-	return saveProto(path, proto, func() error {
-		if err := os.Remove(data); err != nil && !errors.Is(err, os.ErrNotExist) {
-			return err
-		}
-		return nil
-	})
-}
-
-// saveProto writes the model file; before runs when its content is safe on disk, just before it
-// takes its name.
-func saveProto(path string, proto []byte, before func() error) error {
-	tmp, err := writeTemp(path, func(f *os.File) error {
-		_, err := f.Write(proto)
+	p := scratch(int(n))
+	defer release(p)
+	if err := readFull(d, *p, off); err != nil {
 		return err
-	})
-	if err == nil {
-		if err = before(); err == nil {
-			err = os.Rename(tmp, path)
-		}
-		if err != nil {
-			os.Remove(tmp)
-		}
 	}
-	if err != nil {
-		return fmt.Errorf("ir: write %s: %w", path, err)
-	}
-	return nil
+	_, err := w.WriteAt(*p, at)
+	return err
 }
 
-// writeTemp fills a new file beside path and gives its name; on failure the file is gone.
-func writeTemp(path string, fill func(*os.File) error) (string, error) {
-	f, err := os.CreateTemp(filepath.Dir(path), "."+filepath.Base(path)+".*.tmp")
-	if err != nil {
-		return "", err
-	}
-	err = fill(f)
-	if err == nil {
-		err = f.Chmod(0o644)
-	}
-	if cerr := f.Close(); err == nil {
-		err = cerr
-	}
-	if err != nil {
-		os.Remove(f.Name())
-		return "", err
-	}
-	return f.Name(), nil
-}
-
+// write fills the data file.
 func (l *layout) write(ctx context.Context, f *os.File, o SaveOptions) error {
-	if err := f.Truncate(l.total); err != nil {
+	if err := f.Truncate(l.size); err != nil {
 		return err
 	}
 	var mu sync.Mutex
 	var done int64
-	group, ctx := errgroup.WithContext(ctx)
+	progress := func(n int64) {
+		mu.Lock()
+		defer mu.Unlock()
+		done += n
+		o.Progress(done, l.bytes)
+	}
+	budget := semaphore.NewWeighted(budgetBytes)
+	group, gctx := errgroup.WithContext(ctx)
 	group.SetLimit(o.Workers)
-	err := l.jobs(func(j job) error {
-		if err := ctx.Err(); err != nil {
-			return err
+	for j := range l.jobs {
+		held := min(j.bytes, budgetBytes)
+		if budget.Acquire(gctx, held) != nil {
+			break // cancelled, or a job failed
 		}
 		group.Go(func() error {
-			if err := ctx.Err(); err != nil {
+			defer budget.Release(held)
+			if err := gctx.Err(); err != nil {
 				return err
 			}
 			if err := j.run(f); err != nil {
 				return err
 			}
 			if o.Progress != nil {
-				mu.Lock()
-				defer mu.Unlock()
-				done += j.bytes
-				o.Progress(done, l.total)
+				progress(j.bytes)
 			}
 			return nil
 		})
-		return nil
-	})
-	if werr := group.Wait(); werr != nil {
-		return werr
 	}
-	return err
+	if err := group.Wait(); err != nil {
+		return err
+	}
+	return ctx.Err()
+}
+
+// jobs is all the work, in file order.
+func (l *layout) jobs(yield func(job) bool) {
+	for _, work := range l.work {
+		for j := range work {
+			if !yield(j) {
+				return
+			}
+		}
+	}
 }

@@ -2,7 +2,6 @@ package ir
 
 import (
 	"encoding/binary"
-	"fmt"
 	"io"
 	"math"
 	"sync"
@@ -39,7 +38,7 @@ func (b *Buffer) Bytes() []byte { return b.b }
 // ReadAt implements io.ReaderAt.
 func (b *Buffer) ReadAt(p []byte, off int64) (int, error) {
 	if off < 0 || off > int64(len(b.b)) {
-		return 0, fmt.Errorf("ir: read at %d of %d bytes: %w", off, len(b.b), io.ErrUnexpectedEOF)
+		return 0, errorf("read at %d of %d bytes: %w", off, len(b.b), io.ErrUnexpectedEOF)
 	}
 	n := copy(p, b.b[off:])
 	if n < len(p) {
@@ -54,8 +53,11 @@ func NewTensor(dtype DType, shape []int64, data Data) (*Tensor, error) {
 	if err != nil {
 		return nil, err
 	}
+	if data == nil {
+		return nil, errorf("%v%v has no data", dtype, shape)
+	}
 	if data.Len() != want {
-		return nil, fmt.Errorf("ir: %v%v takes %d bytes, got %d", dtype, shape, want, data.Len())
+		return nil, errorf("%v%v takes %d bytes, got %d", dtype, shape, want, data.Len())
 	}
 	return &Tensor{DType: dtype, Shape: shape, Data: data}, nil
 }
@@ -124,34 +126,47 @@ func (t *Tensor) ByteLen() int64 {
 func (t *Tensor) Bytes() ([]byte, error) {
 	switch d := t.Data.(type) {
 	case nil:
-		return nil, fmt.Errorf("ir: a %v tensor has no bytes", t.DType)
+		return nil, errorf("a %v tensor has no bytes", t.DType)
 	case *Buffer:
 		return d.b, nil
 	}
 	b := make([]byte, t.Data.Len())
-	if _, err := t.Data.ReadAt(b, 0); err != nil && err != io.EOF {
+	if err := readFull(t.Data, b, 0); err != nil {
 		return nil, err
 	}
 	return b, nil
 }
 
+// readFull fills p from d; data that ends early is an error.
+func readFull(d Data, p []byte, off int64) error {
+	n, err := d.ReadAt(p, off)
+	switch {
+	case n == len(p):
+		return nil
+	case err == nil || err == io.EOF:
+		return errorf("data ends at byte %d of %d: %w", off+int64(n), d.Len(), io.ErrUnexpectedEOF)
+	}
+	return err
+}
+
 // ReadFloat32 fills dst with elements from index off on, converted from float32, float16,
 // bfloat16 or float64.
 func (t *Tensor) ReadFloat32(dst []float32, off int64) error {
-	if off < 0 || off+int64(len(dst)) > t.Len() {
-		return fmt.Errorf("ir: elements %d to %d of %v%v", off, off+int64(len(dst)), t.DType, t.Shape)
-	}
-	if !t.DType.Float() {
-		return fmt.Errorf("ir: %v is not a floating point type", t.DType)
+	if !t.DType.Float() || t.Data == nil {
+		return errorf("%v is not a floating point type", t.DType)
 	}
 	size := int64(t.DType.Bits() / 8)
+	end := off + int64(len(dst))
+	if off < 0 || end > t.Data.Len()/size {
+		return errorf("elements %d to %d of %v%v are asked for", off, end, t.DType, t.Shape)
+	}
 	if b, ok := t.Data.(*Buffer); ok {
-		decodeFloats(dst, b.b[off*size:], t.DType)
+		decodeFloats(dst, b.b[off*size:end*size], t.DType)
 		return nil
 	}
 	buf := scratch(len(dst) * int(size))
 	defer release(buf)
-	if _, err := t.Data.ReadAt(*buf, off*size); err != nil && err != io.EOF {
+	if err := readFull(t.Data, *buf, off*size); err != nil {
 		return err
 	}
 	decodeFloats(dst, *buf, t.DType)
@@ -169,7 +184,10 @@ func (t *Tensor) Int64s() ([]int64, error) {
 	switch t.DType {
 	case Int64, Uint64, Int32, Uint32, Int16, Uint16, Int8, Uint8, Bool:
 	default:
-		return nil, fmt.Errorf("ir: %v is not an integer type", t.DType)
+		return nil, errorf("%v is not an integer type", t.DType)
+	}
+	if err := t.check(); err != nil {
+		return nil, err
 	}
 	b, err := t.Bytes()
 	if err != nil {
