@@ -33,7 +33,7 @@ demo: build ## export, optimise and quantise the carried model, then answer a pr
 	bin/qwenrt export models/tiny/qwen3-tiny -o $(DEMO)/onnx --force && \
 	bin/qwenrt optimize $(DEMO)/onnx -o $(DEMO)/optimized --force && \
 	bin/qwenrt quantize $(DEMO)/optimized -o $(DEMO)/int4 --precision int4 --force && \
-	bin/qwenrt run $(DEMO)/int4 -p '$(PROMPT)' --no-think --max-tokens 48 --temperature 0
+	bin/qwenrt run $(DEMO)/int4 -p '$(PROMPT)' --no-think --max-tokens 48 --temperature 0 --repetition-penalty 1.15
 
 .PHONY: test
 test: fmt vet lint unit race fuzz-short ## everything a change must pass
@@ -57,6 +57,14 @@ fuzz: ## every fuzz target for FUZZ_TIME
 .PHONY: bench
 bench: ## Go benchmarks of every package
 	@$(ENV) && go test -run '^$$' -bench . -benchmem ./...
+
+.PHONY: bench-build
+bench-build: build ## time and memory of building the 0.6B shape, in one step and in three
+	@$(ENV) && scripts/bench/build.sh
+
+.PHONY: bench-overhead
+bench-overhead: bench-build ## time that the runner adds to ONNX Runtime's own
+	@$(ENV) && bin/qwenrt bench build/bench/int4 --overhead -t 1,2
 
 .PHONY: fmt
 fmt: ## check that every file is as gofmt writes it

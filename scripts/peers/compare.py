@@ -20,18 +20,32 @@ import shutil
 import statistics
 import subprocess
 import sys
-
-from buildcost import measure
+import tempfile
 
 HERE = pathlib.Path(__file__).resolve().parent
 MB = 1e6
 GENAI = "onnxruntime-genai"
 
 
+class Meter:
+    """Runs commands under scripts/buildcost, which measures wall time and peak memory."""
+
+    def __init__(self, work):
+        self.program = str((work / "buildcost").resolve())
+        subprocess.run(["go", "build", "-o", self.program, "./scripts/buildcost"], cwd=HERE.parent.parent, check=True)
+
+    def measure(self, command, **popen):
+        """Run command; return (exit status, cost, standard output if it was piped)."""
+        with tempfile.NamedTemporaryFile() as record:
+            done = subprocess.run([self.program, "-json", record.name] + command, **popen)
+            return done.returncode, json.loads(record.read() or "null"), done.stdout
+
+
 class Contender:
     """One way to build and to time the checkpoint."""
 
-    def __init__(self, name, block, folder, build, bench):
+    def __init__(self, meter, name, block, folder, build, bench):
+        self.measure = meter.measure
         self.name, self.block, self.folder = name, block, folder
         self.build_command, self.bench_command = build, bench
         self.rounds = []  # of {"pp": tokens/s, "tg": tokens/s, "load_s": seconds or None, and the cost}
@@ -45,7 +59,7 @@ class Contender:
             shutil.rmtree(self.folder, ignore_errors=True)
             record.unlink(missing_ok=True)
             progress(f"building {self}")
-            status, cost, _ = measure(self.build_command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+            status, cost, _ = self.measure(self.build_command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
             if status:
                 sys.exit(f"building {self} failed; try: {' '.join(self.build_command)}")
             record.write_text(json.dumps(cost) + "\n")
@@ -53,7 +67,7 @@ class Contender:
         self.size = sum(f.stat().st_size for f in pathlib.Path(self.folder).glob("model.onnx*"))
 
     def round(self):
-        status, cost, output = measure(self.bench_command, stdout=subprocess.PIPE)
+        status, cost, output = self.measure(self.bench_command, stdout=subprocess.PIPE)
         if status:
             sys.exit(f"measuring {self} failed; try: {' '.join(self.bench_command)}")
         tests = json.loads(output)
@@ -83,10 +97,12 @@ def contenders(a):
     tests = ["-p", str(a.p), "-n", str(a.n), "-t", str(a.threads), "-r", str(a.repetitions)]
     if a.d:
         tests += ["-d", str(a.d)]
+    meter = Meter(a.work)
     genai = [sys.executable, str(HERE / "genai.py")]
     for block in a.block_size:
         folder = str(a.work / f"genai-b{block}")
         yield Contender(
+            meter,
             GENAI,
             block,
             folder,
@@ -95,6 +111,7 @@ def contenders(a):
         )
         folder = str(a.work / f"qwenrt-b{block}")
         yield Contender(
+            meter,
             "qwenrt",
             block,
             folder,

@@ -1,0 +1,183 @@
+package bench
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"math/rand/v2"
+	"time"
+
+	"github.com/qwenrt/qwenrt/runner"
+)
+
+// Subject is what is measured, and what records say of it. Only Runner is needed; Open fills in the
+// rest.
+type Subject struct {
+	Runner  *runner.Runner
+	Options runner.Options // with which Runner was opened
+	Load    time.Duration  // that opening it took
+	Model   Model          // default: model.onnx in the runner's folder, described
+}
+
+// Open opens the model at path, a model folder or an .onnx file, and takes the time.
+//
+// Errors: those of Describe and of runner.Open.
+func Open(ctx context.Context, path string, o runner.Options) (Subject, error) {
+	model, err := Describe(path) // first: it reads the files, so that loading finds them in memory
+	if err != nil {
+		return Subject{}, err
+	}
+	s := Subject{Options: o, Model: model}
+	start := time.Now()
+	if s.Runner, err = runner.Open(ctx, path, o); err != nil {
+		return Subject{}, fmt.Errorf("bench: %w", err)
+	}
+	s.Load = time.Since(start)
+	return s, nil
+}
+
+// Close closes the runner.
+func (s *Subject) Close() error { return s.Runner.Close() }
+
+// Events tells how a benchmark goes on. Functions that are nil are not called.
+type Events struct {
+	// Repetition is called before each repetition of a test, from 1 on; 0 is the warm-up.
+	Repetition func(t Test, n, of int)
+	// Record is called with each result as soon as it is there.
+	Record func(Record)
+}
+
+// Run runs the tests of c. On error it gives the records that are complete by then.
+//
+// Errors: what is wrong with c, runner.ErrContext (a test does not fit the model's context), those
+// of package runner, and the context's.
+func Run(ctx context.Context, s Subject, c Config, e Events) ([]Record, error) {
+	tests, err := c.Tests()
+	if err != nil {
+		return nil, err
+	}
+	info := s.Runner.Info()
+	for _, t := range tests {
+		if n := t.Depth + t.tokens(); n > info.ContextLength {
+			return nil, fmt.Errorf("bench: %v: %w: %d tokens, the model takes %d", t, runner.ErrContext, n, info.ContextLength)
+		}
+	}
+	if s.Model == (Model{}) {
+		if s.Model, err = Describe(info.Dir); err != nil {
+			return nil, err
+		}
+	}
+	c = c.complete()
+	var records []Record
+	for _, t := range tests {
+		r, err := s.measure(ctx, t, c, e)
+		if err != nil {
+			if cause := ctx.Err(); cause != nil {
+				err = cause
+			}
+			return records, fmt.Errorf("bench: %v: %w", t, err)
+		}
+		records = append(records, r)
+		if e.Record != nil {
+			e.Record(r)
+		}
+	}
+	return records, nil
+}
+
+// measure runs one test on a sequence of its own.
+func (s *Subject) measure(ctx context.Context, t Test, c Config, e Events) (Record, error) {
+	r := s.record(t)
+	seq, err := s.Runner.NewSequence()
+	if err != nil {
+		return r, err
+	}
+	defer seq.Close()
+	defer seq.Watch(ctx)() // once, so that a step costs nothing for it
+	if err := seq.Reserve(t.Depth + t.tokens()); err != nil {
+		return r, err
+	}
+	b := &trial{seq: seq, vocabulary: s.Runner.Info().Vocabulary, random: rand.New(rand.NewPCG(c.Seed, 0))}
+	tell := func(n int) {
+		if e.Repetition != nil {
+			e.Repetition(t, n, c.Repetitions)
+		}
+	}
+	if !c.NoWarmup {
+		tell(0)
+		if _, err := b.run(ctx, Test{Prompt: t.Prompt, Gen: min(t.Gen, 1)}); err != nil {
+			return r, err
+		}
+	}
+	if err := b.fill(t.Depth); err != nil {
+		return r, err
+	}
+	times := make([]time.Duration, c.Repetitions)
+	for i := range times {
+		tell(i + 1)
+		if times[i], err = b.run(ctx, t); err != nil {
+			return r, err
+		}
+	}
+	r.setSamples(times)
+	r.KVBytes = s.Runner.Info().KVBytes(kvTokens(s.Runner, seq))
+	r.PeakRSS, r.RSSAnon = residentMemory()
+	return r, nil
+}
+
+// kvTokens is the number of tokens for which the KV cache has memory.
+func kvTokens(r *runner.Runner, seq *runner.Sequence) int {
+	if r.Info().SharedKV {
+		return seq.Capacity()
+	}
+	return seq.Len()
+}
+
+// trial runs tests on a sequence.
+type trial struct {
+	seq        *runner.Sequence
+	vocabulary int
+	random     *rand.Rand
+}
+
+// tokens are random, from the whole vocabulary.
+func (b *trial) tokens(n int) []int32 {
+	ids := make([]int32, n)
+	for i := range ids {
+		ids[i] = b.random.Int32N(int32(b.vocabulary))
+	}
+	return ids
+}
+
+// fill makes the sequence depth random tokens long.
+func (b *trial) fill(depth int) error {
+	err := b.seq.Truncate(0)
+	if err == nil && depth > 0 {
+		_, err = b.seq.Prefill(context.Background(), b.tokens(depth))
+	}
+	return err
+}
+
+// run times a test behind the first t.Depth tokens of the sequence.
+func (b *trial) run(ctx context.Context, t Test) (time.Duration, error) {
+	if err := errors.Join(ctx.Err(), b.seq.Truncate(t.Depth)); err != nil {
+		return 0, err
+	}
+	ids := b.tokens(t.tokens())
+	unwatched := context.Background()
+	start := time.Now()
+	if t.Prompt > 0 {
+		if _, err := b.seq.Prefill(unwatched, ids[:t.Prompt]); err != nil {
+			return 0, err
+		}
+	}
+	for _, id := range ids[t.Prompt:] {
+		if err := ctx.Err(); err != nil {
+			return 0, err
+		}
+		if _, err := b.seq.Decode(unwatched, id); err != nil {
+			return 0, err
+		}
+	}
+	return time.Since(start), nil
+}

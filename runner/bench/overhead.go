@@ -1,0 +1,170 @@
+package bench
+
+import (
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"math/rand/v2"
+	"os"
+	"path/filepath"
+	"time"
+
+	"github.com/qwenrt/qwenrt/runner"
+)
+
+// Overhead is what package runner adds to ONNX Runtime's own time in a decode step.
+type Overhead struct {
+	Threads int `json:"n_threads"`
+	Depth   int `json:"n_depth"`
+	Steps   int `json:"n_gen"`
+	// Step is the median time of a step as users see it, from the call of Sequence.Decode to its return.
+	Step time.Duration `json:"step_ns"`
+	// Own is the median of the part of a step outside InferenceSession::Run. ONNX Runtime counts in
+	// whole microseconds, and its own binding code counts as ours.
+	Own time.Duration `json:"overhead_ns"`
+	// Ratio is Own by Step.
+	Ratio float64 `json:"overhead"`
+}
+
+// MeasureOverhead decodes t.Gen tokens after t.Depth tokens of context; t.Prompt is ignored. It opens
+// the model twice, one after the other: as it is, for Step, and with ONNX Runtime's profiler, which
+// notes how long each run took inside, for Own. So the two sides of Own are the same run, and the
+// noise of the machine, far larger than Own, does not come between. o.ProfilePrefix is ignored.
+//
+// Errors: as for Run.
+func MeasureOverhead(ctx context.Context, path string, o runner.Options, t Test) (Overhead, error) {
+	result, err := measureOverhead(ctx, path, o, t)
+	if err != nil {
+		if cause := ctx.Err(); cause != nil {
+			err = cause
+		}
+		return Overhead{}, fmt.Errorf("bench: overhead: %w", err)
+	}
+	return result, nil
+}
+
+func measureOverhead(ctx context.Context, path string, o runner.Options, t Test) (result Overhead, err error) {
+	if t.Gen < 1 || t.Depth < 0 {
+		return result, fmt.Errorf("%d steps at depth %d: want 1 or more, and 0 or more", t.Gen, t.Depth)
+	}
+	dir, err := os.MkdirTemp("", "qwenrt-profile-")
+	if err != nil {
+		return result, err
+	}
+	defer func() { err = errors.Join(err, os.RemoveAll(dir)) }()
+
+	o.ProfilePrefix = ""
+	steps, info, err := timeSteps(ctx, path, o, t)
+	if err != nil {
+		return result, err
+	}
+	o.ProfilePrefix = filepath.Join(dir, "run")
+	profiled, _, err := timeSteps(ctx, path, o, t)
+	if err != nil {
+		return result, err
+	}
+	inside, err := readProfile(dir)
+	if err != nil {
+		return result, err
+	}
+	if len(inside) < len(profiled) {
+		return result, fmt.Errorf("ONNX Runtime's profile has %d runs, want at least %d", len(inside), len(profiled))
+	}
+	own := make([]float64, len(profiled))
+	for i, d := range inside[len(inside)-len(profiled):] {
+		own[i] = float64(profiled[i] - d)
+	}
+	result = Overhead{Threads: info.Threads, Depth: t.Depth, Steps: t.Gen}
+	result.Step = time.Duration(median(floats(steps)))
+	result.Own = max(0, time.Duration(median(own)))
+	result.Ratio = float64(result.Own) / float64(result.Step)
+	return result, nil
+}
+
+func floats(times []time.Duration) []float64 {
+	values := make([]float64, len(times))
+	for i, t := range times {
+		values[i] = float64(t)
+	}
+	return values
+}
+
+// timeSteps opens a model and times t.Gen decode steps, the last runs before the model is closed.
+func timeSteps(ctx context.Context, path string, o runner.Options, t Test) ([]time.Duration, runner.Info, error) {
+	r, err := runner.Open(ctx, path, o)
+	if err != nil {
+		return nil, runner.Info{}, err
+	}
+	defer r.Close()
+	info := r.Info()
+	const warmup = 1
+	if n := t.Depth + warmup + t.Gen; n > info.ContextLength {
+		return nil, info, fmt.Errorf("%w: %d tokens, the model takes %d", runner.ErrContext, n, info.ContextLength)
+	}
+	seq, err := r.NewSequence()
+	if err != nil {
+		return nil, info, err
+	}
+	defer seq.Close()
+	defer seq.Watch(ctx)()
+	b := &trial{seq: seq, vocabulary: info.Vocabulary, random: rand.New(rand.NewPCG(0, 0))}
+	if err := errors.Join(seq.Reserve(t.Depth+warmup+t.Gen), b.fill(t.Depth)); err != nil {
+		return nil, info, err
+	}
+	ids, times := b.tokens(warmup+t.Gen), make([]time.Duration, warmup+t.Gen)
+	unwatched := context.Background()
+	for i, id := range ids {
+		if err := ctx.Err(); err != nil {
+			return nil, info, err
+		}
+		start := time.Now()
+		if _, err := seq.Decode(unwatched, id); err != nil {
+			return nil, info, err
+		}
+		times[i] = time.Since(start)
+	}
+	return times[warmup:], info, nil
+}
+
+// readProfile gives the times inside InferenceSession::Run, in order, of the one profile in dir.
+func readProfile(dir string) ([]time.Duration, error) {
+	files, err := filepath.Glob(filepath.Join(dir, "*.json"))
+	if err != nil {
+		return nil, err
+	}
+	if len(files) != 1 {
+		return nil, fmt.Errorf("ONNX Runtime wrote %d profiles, want 1", len(files))
+	}
+	f, err := os.Open(files[0])
+	if err != nil {
+		return nil, err
+	}
+	defer f.Close()
+	runs, err := modelRuns(json.NewDecoder(f))
+	if err != nil {
+		return nil, fmt.Errorf("ONNX Runtime's profile: %w", err)
+	}
+	return runs, nil
+}
+
+// modelRuns reads an array of trace events one by one: there are hundreds a step.
+func modelRuns(d *json.Decoder) ([]time.Duration, error) {
+	if _, err := d.Token(); err != nil {
+		return nil, err
+	}
+	var runs []time.Duration
+	for d.More() {
+		var event struct {
+			Name string `json:"name"`
+			Dur  int64  `json:"dur"` // µs
+		}
+		if err := d.Decode(&event); err != nil {
+			return nil, err
+		}
+		if event.Name == "model_run" {
+			runs = append(runs, time.Duration(event.Dur)*time.Microsecond)
+		}
+	}
+	return runs, nil
+}

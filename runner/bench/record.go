@@ -1,0 +1,91 @@
+package bench
+
+import (
+	"math"
+	"slices"
+	"time"
+)
+
+// Record is the result of one test. The names in JSON are llama-bench's where it has the field;
+// tokens are counted, sizes are in bytes, and speeds (…_ts) in tokens per second.
+type Record struct {
+	BuildCommit string `json:"build_commit"` // of qwenrt; empty where the program does not know
+	BuildNumber int    `json:"build_number"` // always 0: qwenrt has none
+	CPUInfo     string `json:"cpu_info"`
+	GPUInfo     string `json:"gpu_info"` // always empty: nobody asks yet
+	Backends    string `json:"backends"` // execution providers, such as "CPU"
+
+	ModelFilename string `json:"model_filename"`
+	ModelType     string `json:"model_type"` // such as "qwen3 0.60B int4 b32"
+	ModelSize     int64  `json:"model_size"`
+	ModelParams   int64  `json:"model_n_params"`
+
+	Batch   int    `json:"n_batch"`  // tokens of a prefill that are run at once
+	UBatch  int    `json:"n_ubatch"` // the same: nothing divides them further
+	Threads int    `json:"n_threads"`
+	TypeK   string `json:"type_k"` // of the KV cache
+	TypeV   string `json:"type_v"`
+
+	Prompt int `json:"n_prompt"`
+	Gen    int `json:"n_gen"`
+	Depth  int `json:"n_depth"`
+
+	TestTime string  `json:"test_time"` // when the test began, RFC 3339 in UTC
+	AvgNS    int64   `json:"avg_ns"`
+	StddevNS int64   `json:"stddev_ns"` // of the sample: divided by one less than the repetitions
+	AvgTS    float64 `json:"avg_ts"`
+	StddevTS float64 `json:"stddev_ts"`
+	// What follows is qwenrt's own.
+	MedianTS      float64 `json:"median_ts"`
+	QwenrtVersion string  `json:"qwenrt_version"`
+	ORTVersion    string  `json:"ort_version"`
+	Provider      string  `json:"provider"`   // as in runner.Options, in order
+	ModelHash     string  `json:"model_hash"` // see Model.Hash
+	LoadSeconds   float64 `json:"load_s"`     // to open the model, its files in the page cache
+	PeakRSS       int64   `json:"peak_rss"`   // VmHWM of the process: the most memory by now, mapped files too; 0: not known
+	RSSAnon       int64   `json:"rss_anon"`   // RssAnon at the end of the test: without mapped files; 0: not known
+	KVBytes       int64   `json:"kv_bytes"`   // of the KV cache at the end of the test
+
+	SamplesNS []int64   `json:"samples_ns"` // one a repetition, in order
+	SamplesTS []float64 `json:"samples_ts"`
+}
+
+// Test is the test that was run.
+func (r *Record) Test() Test { return Test{r.Prompt, r.Gen, r.Depth} }
+
+// setSamples fills in what follows from the times of the repetitions.
+func (r *Record) setSamples(times []time.Duration) {
+	ns := make([]float64, len(times))
+	r.SamplesNS, r.SamplesTS = make([]int64, len(times)), make([]float64, len(times))
+	for i, t := range times {
+		ns[i], r.SamplesNS[i] = float64(t), t.Nanoseconds()
+		r.SamplesTS[i] = float64(r.Test().tokens()) / t.Seconds()
+	}
+	mean, dev := meanDev(ns)
+	r.AvgNS, r.StddevNS = int64(math.Round(mean)), int64(math.Round(dev))
+	r.AvgTS, r.StddevTS = meanDev(r.SamplesTS)
+	r.MedianTS = median(r.SamplesTS)
+}
+
+// meanDev gives the mean and the sample standard deviation, which is 0 for one value.
+func meanDev(values []float64) (mean, dev float64) {
+	for _, v := range values {
+		mean += v / float64(len(values))
+	}
+	if len(values) < 2 {
+		return mean, 0
+	}
+	for _, v := range values {
+		dev += (v - mean) * (v - mean)
+	}
+	return mean, math.Sqrt(dev / float64(len(values)-1))
+}
+
+func median(values []float64) float64 {
+	sorted := slices.Sorted(slices.Values(values))
+	half := len(sorted) / 2
+	if len(sorted)%2 == 1 {
+		return sorted[half]
+	}
+	return (sorted[half-1] + sorted[half]) / 2
+}
