@@ -1,18 +1,14 @@
 package runner
 
-import (
-	"fmt"
-
-	"github.com/qwenrt/qwenrt/ort"
-)
+import "github.com/qwenrt/qwenrt/ort"
 
 // cache is the KV cache of one sequence: for each layer keys and values [1, heads, C, head size].
 //
-// Where the graph allows it, past and present are one tensor of C tokens, of which the first length are
-// in use; it grows in steps. Otherwise the present of each step is a new tensor that is the past of the next.
+// Where the graph allows it, past and present are one tensor of C tokens, of which the first ones are in
+// use; it grows in steps. Otherwise the present of each step is a new tensor that is the past of the next.
 type cache struct {
 	layout   *layout
-	capacity int
+	capacity int           // tokens
 	past     []*ort.Tensor // keys and values in turn
 	present  []*ort.Tensor // of the step under way; nil where past and present are one
 	in, out  []*ort.Slot
@@ -42,12 +38,15 @@ func (c *cache) open(b *ort.Binding, l *layout) error {
 }
 
 func (c *cache) close() {
-	for _, ts := range [][]*ort.Tensor{c.past, c.present} {
-		for i, t := range ts {
-			if t != nil {
-				t.Close()
-				ts[i] = nil
-			}
+	closeAll(c.past)
+	closeAll(c.present)
+}
+
+func closeAll(ts []*ort.Tensor) {
+	for i, t := range ts {
+		if t != nil {
+			t.Close()
+			ts[i] = nil
 		}
 	}
 }
@@ -56,27 +55,22 @@ func (c *cache) tensor(tokens int) (*ort.Tensor, error) {
 	return ort.NewTensor(c.layout.kvType, 1, c.layout.kvHeads, int64(tokens), c.layout.headDim)
 }
 
-// next is the capacity to grow to for n tokens: a half more than there is, so that copying stays a
-// small part of all work, in whole steps, and within the context.
+// next is the capacity to grow to for n tokens of at most context: a half more than there is, so that
+// copying stays a small part of all work, in whole steps.
 func (c *cache) next(n, context int) int {
 	n = max(n, c.capacity+c.capacity/2)
-	return min((n+cacheStep-1)/cacheStep*cacheStep, max(context, n))
+	return min((n+cacheStep-1)/cacheStep*cacheStep, context)
 }
 
-// grow makes room for capacity tokens and keeps the first length, one layer at a time.
+// grow makes room for capacity tokens and keeps the first length. It replaces one tensor at a time, so
+// that little more than the new cache is in memory. When it fails, tensors may differ in capacity: the
+// cache counts as having none, and grows again before it is used.
 func (c *cache) grow(capacity, length int) error {
-	c.capacity = capacity
-	if !c.layout.shared {
-		return nil // tensors have the length of the sequence
-	}
-	for i, old := range c.past {
-		t, err := c.tensor(capacity)
+	c.capacity = 0
+	for i := 0; c.layout.shared && i < len(c.past); i++ { // others have the length of the sequence
+		t, err := c.resized(i, capacity, length)
 		if err != nil {
 			return err
-		}
-		if old != nil {
-			c.copy(t, old, length)
-			old.Close()
 		}
 		c.past[i] = t
 		if err := c.in[i].Set(t); err != nil {
@@ -86,20 +80,30 @@ func (c *cache) grow(capacity, length int) error {
 			return err
 		}
 	}
+	c.capacity = capacity
 	return nil
+}
+
+// resized moves the first length tokens of a past to a new tensor, and closes the old one.
+func (c *cache) resized(i, capacity, length int) (*ort.Tensor, error) {
+	t, err := c.tensor(capacity)
+	if err != nil {
+		return nil, err
+	}
+	if old := c.past[i]; old != nil {
+		c.copy(t, old, length)
+		old.Close()
+	}
+	return t, nil
 }
 
 // copy takes the first n tokens of each head.
 func (c *cache) copy(dst, src *ort.Tensor, n int) {
-	if n == 0 {
-		return
-	}
 	heads := int(c.layout.kvHeads)
+	size := n * int(c.layout.headDim) * c.layout.kvType.Bits() / 8
 	to, from := dst.Bytes(), src.Bytes()
-	row := len(to) / heads / int(dst.Shape()[2])
 	for h := range heads {
-		a, b := h*len(to)/heads, h*len(from)/heads
-		copy(to[a:a+n*row], from[b:b+n*row])
+		copy(to[h*len(to)/heads:][:size], from[h*len(from)/heads:])
 	}
 }
 
@@ -121,6 +125,7 @@ func (c *cache) before(past, total int) error {
 		}
 		if c.present[i] != nil { // of a step that failed
 			c.present[i].Close()
+			c.present[i] = nil
 		}
 		t, err := c.tensor(total)
 		if err != nil {
@@ -135,36 +140,32 @@ func (c *cache) before(past, total int) error {
 }
 
 // after makes the present of a step the past of the next.
-func (c *cache) after() error {
+func (c *cache) after() {
 	if c.layout.shared {
-		return nil
+		return
 	}
 	for i := range c.past {
 		c.past[i].Close()
 		c.past[i], c.present[i] = c.present[i], nil
 	}
-	return nil
 }
 
-// truncate keeps the first n tokens.
-func (c *cache) truncate(n int) error {
-	if c.layout.shared {
+// truncate cuts a cache of length tokens back to n. When it fails, nothing has changed.
+func (c *cache) truncate(length, n int) error {
+	if c.layout.shared || n == length {
 		return nil
 	}
+	short := make([]*ort.Tensor, len(c.past))
 	for i, old := range c.past {
-		if old == nil || int(old.Shape()[2]) == n {
-			continue
-		}
-		if int(old.Shape()[2]) < n {
-			return fmt.Errorf("the cache holds %d tokens, not %d", old.Shape()[2], n)
-		}
 		t, err := c.tensor(n)
 		if err != nil {
+			closeAll(short)
 			return err
 		}
 		c.copy(t, old, n)
-		old.Close()
-		c.past[i] = t
+		short[i] = t
 	}
+	closeAll(c.past)
+	c.past = short
 	return nil
 }

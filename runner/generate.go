@@ -5,6 +5,8 @@ import (
 	"errors"
 	"fmt"
 	"iter"
+	"math"
+	"slices"
 	"strings"
 	"time"
 
@@ -20,13 +22,20 @@ import (
 // tokenizer, the chat template and the sampler, and the context's.
 func (r *Runner) Generate(ctx context.Context, q Request) iter.Seq2[Event, error] {
 	return func(yield func(Event, error) bool) {
-		g, err := r.prepare(ctx, q)
-		if err != nil {
-			yield(Event{Token: -1, Result: &Result{Reason: reasonOf(err)}}, err)
-			return
+		g := &generation{r: r, q: q, start: time.Now()}
+		err := r.enter()
+		if err == nil {
+			defer r.generations.Done()
+			defer g.close()
+			err = g.open(ctx)
 		}
-		defer g.seq.Close()
-		g.run(ctx, yield)
+		reason := reasonOf(err)
+		if err == nil {
+			reason, err = g.answer(ctx, yield)
+		}
+		if reason != left {
+			yield(g.last(reason), err)
+		}
 	}
 }
 
@@ -46,6 +55,9 @@ func (r *Runner) Text(ctx context.Context, q Request) (string, Result, error) {
 	return text.String(), result, nil
 }
 
+// left is the reason of a generation whose caller has left the loop: there is nobody to tell.
+const left Reason = ""
+
 func reasonOf(err error) Reason {
 	if errors.Is(err, context.Canceled) || errors.Is(err, context.DeadlineExceeded) {
 		return Cancelled
@@ -57,105 +69,158 @@ func reasonOf(err error) Reason {
 type generation struct {
 	r       *Runner
 	q       Request
-	start   time.Time
 	seq     *Sequence
 	sampler *sample.Sampler
 	stream  *tokenizer.Stream // nil without a tokenizer
 	tokens  []int32           // prompt and answer
-	prompt  int
-	budget  int // tokens that the answer may have
-	first   time.Time
+	prompt  int               // length of the prompt
+	budget  int               // tokens that the answer may have
+
+	start, first time.Time // of the call; when the first token was there
+	prefill      time.Duration
+	decode       time.Duration // from the first token to the last, of
+	decoded      int           // steps
 }
 
-func (r *Runner) prepare(ctx context.Context, q Request) (*generation, error) {
-	g := &generation{r: r, q: q, start: time.Now()}
-	prompt, err := r.tokens(ctx, &q)
+// open does what comes before the first run.
+func (g *generation) open(ctx context.Context) (err error) {
+	if err := g.q.validate(); err != nil {
+		return err
+	}
+	prompt, err := g.r.tokens(ctx, &g.q)
 	if err != nil {
-		return nil, err
+		return err
 	}
-	params := r.config.sampling
-	if q.Sampling != nil {
-		params = *q.Sampling
-	}
-	if g.sampler, err = sample.New(params, int(r.layout.vocab)); err != nil {
-		return nil, fmt.Errorf("runner: %w: %w", ErrRequest, err)
-	}
-	if r.tok != nil {
-		g.stream = r.tok.NewStream(tokenizer.DecodeOptions{ShowSpecial: q.ShowSpecial})
-	}
-	if len(prompt) >= r.context {
-		return nil, fmt.Errorf("runner: %w: the prompt has %d tokens, the context %d", ErrContext, len(prompt), r.context)
+	if len(prompt) >= g.r.context {
+		return fmt.Errorf("runner: %w: the prompt has %d tokens, the context %d", ErrContext, len(prompt), g.r.context)
 	}
 	g.prompt = len(prompt)
-	// The last token of an answer needs no place in the cache, but is not worth an exception.
-	g.budget = r.context - g.prompt
-	if q.MaxTokens > 0 {
-		g.budget = min(g.budget, q.MaxTokens)
+	g.budget = g.r.context - g.prompt
+	if g.q.MaxTokens > 0 {
+		g.budget = min(g.budget, g.q.MaxTokens)
 	}
-	g.tokens = append(make([]int32, 0, g.prompt+min(g.budget, cacheStep)), prompt...)
-	g.seq, err = r.NewSequence()
-	return g, err
+	soon := g.prompt + min(g.budget, cacheStep)
+	g.tokens = append(make([]int32, 0, soon), prompt...)
+	params := g.r.config.sampling
+	if g.q.Sampling != nil {
+		params = *g.q.Sampling
+	}
+	if g.sampler, err = sample.New(params, int(g.r.layout.vocab)); err != nil {
+		return wrap(err)
+	}
+	if g.r.tok != nil {
+		g.stream = g.r.tok.NewStream(tokenizer.DecodeOptions{ShowSpecial: g.q.ShowSpecial})
+	}
+	if g.seq, err = g.r.NewSequence(); err != nil {
+		return err
+	}
+	return g.seq.Reserve(soon) // or a prompt that just fits would be copied for the first token
 }
 
-func (g *generation) run(ctx context.Context, yield func(Event, error) bool) {
+func (g *generation) close() {
+	if g.seq != nil {
+		g.seq.Close()
+	}
+}
+
+// answer shows tokens as they are made, until something ends the answer.
+func (g *generation) answer(ctx context.Context, show func(Event, error) bool) (Reason, error) {
+	logits, err := g.runPrompt(ctx)
 	defer g.seq.Watch(ctx)() // once, so that a step costs nothing for it
-	unwatched := context.Background()
-	logits, err := g.seq.Prefill(unwatched, g.tokens)
-	reason := Length
 	for err == nil {
-		var token int32
-		if token, err = g.sampler.Next(logits, g.tokens); err != nil {
-			err = fmt.Errorf("runner: %w", err)
+		var ev Event
+		if ev.Token, err = g.choose(logits); err != nil {
 			break
 		}
-		if g.first.IsZero() {
-			g.first = time.Now()
+		if g.ends(ev.Token) {
+			return Stop, nil
 		}
-		if g.r.ends(&g.q, token) {
-			reason = Stop
+		g.tokens = append(g.tokens, ev.Token)
+		if ev.Text, err = g.text(ev.Token); err != nil {
 			break
 		}
-		g.tokens = append(g.tokens, token)
-		ev := Event{Token: token}
-		if g.stream != nil {
-			if ev.Text, err = g.stream.Next(token); err != nil {
-				// Rows of the embedding beyond the tokenizer's last token have no text.
-				ev.Text, err = "", nil
-			}
+		if !show(ev, nil) {
+			return left, nil
 		}
-		if !yield(ev, nil) {
-			return
+		if len(g.tokens)-g.prompt == g.budget {
+			return Length, nil
 		}
-		if len(g.tokens)-g.prompt >= g.budget {
+		if err = ctx.Err(); err != nil { // ended by the caller: no token more
+			err = wrap(err)
 			break
 		}
-		if err = ctx.Err(); err == nil {
-			logits, err = g.seq.Decode(unwatched, token)
-		}
+		logits, err = g.seq.Decode(context.Background(), ev.Token)
 	}
-	if cause := ctx.Err(); cause != nil && err != nil {
-		err = fmt.Errorf("runner: %w", cause)
-	}
-	if err != nil {
-		reason = reasonOf(err)
-	}
-	last := Event{Token: -1, Result: g.result(reason)}
-	if g.stream != nil {
-		last.Text = g.stream.Flush()
-	}
-	yield(last, err)
+	return reasonOf(err), err
 }
 
-func (g *generation) result(reason Reason) *Result {
-	now := time.Now()
-	n := len(g.tokens) - g.prompt
-	res := &Result{Reason: reason, PromptTokens: g.prompt, GeneratedTokens: n, Total: now.Sub(g.start)}
-	if !g.first.IsZero() {
-		res.TTFT = g.first.Sub(g.start)
-		res.PromptPerSecond = float64(g.prompt) / res.TTFT.Seconds()
-		if n > 1 {
-			res.TokensPerSecond = float64(n-1) / now.Sub(g.first).Seconds()
+func (g *generation) runPrompt(ctx context.Context) ([]float32, error) {
+	start := time.Now()
+	logits, err := g.seq.Prefill(ctx, g.tokens)
+	g.prefill = time.Since(start)
+	return logits, err
+}
+
+// choose takes a token, and its time.
+func (g *generation) choose(logits []float32) (int32, error) {
+	if g.r.tok != nil {
+		for i := g.r.tok.VocabSize(); i < len(logits); i++ {
+			logits[i] = float32(math.Inf(-1))
 		}
 	}
-	return res
+	token, err := g.sampler.Next(logits, g.tokens)
+	if err != nil {
+		return 0, wrap(err)
+	}
+	if now := time.Now(); g.first.IsZero() {
+		g.first = now
+	} else {
+		g.decode = now.Sub(g.first)
+		g.decoded++
+	}
+	return token, nil
+}
+
+// ends reports whether token ends the answer.
+func (g *generation) ends(token int32) bool {
+	return !g.q.IgnoreEOS && slices.Contains(g.r.config.stop, token) || slices.Contains(g.q.StopTokens, token)
+}
+
+// text is what can be shown with one token more. An id between others that no token has, such as one
+// left free in a tokenizer, has no text.
+func (g *generation) text(token int32) (string, error) {
+	if g.stream == nil {
+		return "", nil
+	}
+	text, err := g.stream.Next(token)
+	if err != nil && !errors.Is(err, tokenizer.ErrTokenRange) {
+		return "", wrap(err)
+	}
+	return text, nil
+}
+
+// last is the event that ends the answer.
+func (g *generation) last(reason Reason) Event {
+	ev := Event{Token: -1, Result: &Result{
+		Reason:          reason,
+		PromptTokens:    g.prompt,
+		Total:           time.Since(g.start),
+		TokensPerSecond: rate(g.decoded, g.decode),
+	}}
+	if !g.first.IsZero() {
+		ev.Result.GeneratedTokens = len(g.tokens) - g.prompt
+		ev.Result.TTFT = g.first.Sub(g.start)
+		ev.Result.PromptPerSecond = rate(g.prompt, g.prefill)
+	}
+	if g.stream != nil {
+		ev.Text = g.stream.Flush()
+	}
+	return ev
+}
+
+func rate(n int, d time.Duration) float64 {
+	if d <= 0 {
+		return 0
+	}
+	return float64(n) / d.Seconds()
 }

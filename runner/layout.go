@@ -1,6 +1,7 @@
 package runner
 
 import (
+	"errors"
 	"fmt"
 	"regexp"
 	"strconv"
@@ -28,6 +29,14 @@ type layout struct {
 // layerNames are the names of one layer's cache.
 type layerNames struct{ pastKey, pastValue, presentKey, presentValue string }
 
+func layerName(i int) layerNames {
+	n := strconv.Itoa(i)
+	return layerNames{
+		"past_key_values." + n + ".key", "past_key_values." + n + ".value",
+		"present." + n + ".key", "present." + n + ".value",
+	}
+}
+
 const (
 	inputIDs      = "input_ids"
 	attentionMask = "attention_mask"
@@ -38,103 +47,186 @@ const (
 
 var pastName = regexp.MustCompile(`^past_key_values\.(\d+)\.(key|value)$`)
 
-// readLayout reads names and shapes from the session, and from the graph what the session does not tell.
-func readLayout(session *ort.Session, model *ir.Model) (*layout, error) {
+// readLayout reads names and shapes from the session, from the graph what the session does not tell, and
+// from the configuration the sizes that the graph leaves open. All its errors are ErrNotModel.
+func readLayout(session *ort.Session, model *ir.Model, c modelConfig) (*layout, error) {
 	l := &layout{}
-	have := map[string]bool{}
-	for _, in := range session.Inputs() {
-		have[in.Name] = true
-		m := pastName.FindStringSubmatch(in.Name)
-		if m == nil {
-			switch in.Name {
-			case inputIDs, attentionMask:
-			case positionIDs:
-				l.positions = true
-			default:
-				return nil, fmt.Errorf("runner: %w: unknown input %v", ErrNotModel, in)
-			}
-			if in.DType != ort.Int64 {
-				return nil, fmt.Errorf("runner: %w: input %v should be int64", ErrNotModel, in)
-			}
-			continue
-		}
-		if m[2] == "value" {
-			continue
-		}
-		if len(in.Shape) != 4 || in.Shape[1] <= 0 || in.Shape[3] <= 0 {
-			return nil, fmt.Errorf("runner: %w: input %v should be [batch, heads, past, head size]", ErrNotModel, in)
-		}
-		if l.kvHeads != 0 && (l.kvHeads != in.Shape[1] || l.headDim != in.Shape[3] || l.kvType != in.DType) {
-			return nil, fmt.Errorf("runner: %w: input %v differs from the other layers", ErrNotModel, in)
-		}
-		l.kvHeads, l.headDim, l.kvType = in.Shape[1], in.Shape[3], in.DType
+	inputs, outputs := byName(session.Inputs()), byName(session.Outputs())
+	err := l.readInputs(session.Inputs())
+	if err == nil {
+		err = l.readLayers(inputs, outputs, c)
 	}
-	if !have[inputIDs] || !have[attentionMask] {
-		return nil, fmt.Errorf("runner: %w: the graph has no inputs %s and %s", ErrNotModel, inputIDs, attentionMask)
+	if err == nil {
+		err = l.readLogits(outputs)
 	}
-	for _, in := range session.Initializers() {
-		l.keep = l.keep || in.Name == logitsToKeep
+	if err == nil {
+		err = l.readKeep(session.Initializers())
 	}
-	outputs := map[string]ort.ValueInfo{}
-	for _, o := range session.Outputs() {
-		outputs[o.Name] = o
+	if err != nil {
+		return nil, fmt.Errorf("%w: %w", ErrNotModel, err)
 	}
-	out, ok := outputs[logitsOutput]
-	if !ok || len(out.Shape) != 3 {
-		return nil, fmt.Errorf("runner: %w: the graph has no output %s [batch, sequence, vocabulary]", ErrNotModel, logitsOutput)
-	}
-	l.logits, l.vocab = out.DType, out.Shape[2]
-	if l.vocab <= 0 {
-		return nil, fmt.Errorf("runner: %w: output %v has no fixed vocabulary", ErrNotModel, out)
-	}
-	switch l.logits {
-	case ort.Float32, ort.Float16, ort.BFloat16:
-	default:
-		return nil, fmt.Errorf("runner: %w: output %v is not floating point", ErrNotModel, out)
-	}
-	for i := 0; ; i++ {
-		n := layerName(i)
-		if !have[n.pastKey] {
-			break
-		}
-		_, key := outputs[n.presentKey]
-		_, value := outputs[n.presentValue]
-		if !have[n.pastValue] || !key || !value {
-			return nil, fmt.Errorf("runner: %w: layer %d lacks one of %s, %s, %s", ErrNotModel, i, n.pastValue, n.presentKey, n.presentValue)
-		}
-		l.layers = append(l.layers, n)
-	}
-	if len(l.layers) == 0 {
-		return nil, fmt.Errorf("runner: %w: the graph has no KV cache (inputs past_key_values.N.key and .value)", ErrNotModel)
-	}
-	l.readGraph(model)
+	l.readGraph(model.Graph)
 	return l, nil
 }
 
-func layerName(i int) layerNames {
-	n := strconv.Itoa(i)
-	return layerNames{
-		"past_key_values." + n + ".key", "past_key_values." + n + ".value",
-		"present." + n + ".key", "present." + n + ".value",
+func byName(list []ort.ValueInfo) map[string]ort.ValueInfo {
+	m := make(map[string]ort.ValueInfo, len(list))
+	for _, v := range list {
+		m[v.Name] = v
+	}
+	return m
+}
+
+// readInputs checks that nothing is wanted that this package cannot give.
+func (l *layout) readInputs(inputs []ort.ValueInfo) error {
+	have := map[string]bool{}
+	for _, in := range inputs {
+		switch in.Name {
+		case inputIDs, attentionMask, positionIDs:
+			if in.DType != ort.Int64 || len(in.Shape) != 2 || !fits(in, 1) {
+				return fmt.Errorf("input %v should be int64[batch, any length]", in)
+			}
+			have[in.Name] = true
+		default:
+			if !pastName.MatchString(in.Name) {
+				return fmt.Errorf("input %v is unknown", in)
+			}
+		}
+	}
+	if !have[inputIDs] || !have[attentionMask] {
+		return fmt.Errorf("the graph should have the inputs %s and %s", inputIDs, attentionMask)
+	}
+	l.positions = have[positionIDs]
+	return nil
+}
+
+// fits reports whether an input takes a batch of one, and any length.
+func fits(in ort.ValueInfo, length int) bool {
+	return (in.Shape[0] < 0 || in.Shape[0] == 1) && in.Shape[length] < 0
+}
+
+// readLayers checks that the layers are numbered without gaps, and that all caches are of one kind.
+func (l *layout) readLayers(inputs, outputs map[string]ort.ValueInfo, c modelConfig) error {
+	pasts := 0
+	for name := range inputs {
+		if pastName.MatchString(name) {
+			pasts++
+		}
+	}
+	if pasts == 0 {
+		return errors.New("the graph has no KV cache (inputs past_key_values.N.key and .value)")
+	}
+	l.layers = make([]layerNames, (pasts+1)/2)
+	for i := range l.layers {
+		n := layerName(i)
+		l.layers[i] = n
+		for _, pair := range [][2]string{{n.pastKey, n.presentKey}, {n.pastValue, n.presentValue}} {
+			past, ok := inputs[pair[0]]
+			if !ok {
+				return fmt.Errorf("layer %d of %d has no input %s", i, len(l.layers), pair[0])
+			}
+			present, ok := outputs[pair[1]]
+			if !ok {
+				return fmt.Errorf("layer %d has no output %s", i, pair[1])
+			}
+			if err := l.readCache(past, present, c); err != nil {
+				return err
+			}
+		}
+	}
+	return nil
+}
+
+func (l *layout) readCache(past, present ort.ValueInfo, c modelConfig) error {
+	if len(past.Shape) != 4 || !fits(past, 2) {
+		return fmt.Errorf("input %v should be [batch, heads, any length, head size]", past)
+	}
+	heads, size := past.Shape[1], past.Shape[3]
+	if heads < 0 {
+		heads = c.kvHeads
+	}
+	if size < 0 { // as in the graphs of onnxruntime-genai 0.18
+		size = c.headDim
+	}
+	if heads <= 0 || size <= 0 {
+		return fmt.Errorf("input %v leaves open how large it is, and no configuration beside it tells num_key_value_heads and head_dim", past)
+	}
+	if past.DType.Bits() < 8 {
+		return fmt.Errorf("input %v: a cache of %s is not supported", past, past.DType)
+	}
+	if present.DType != past.DType {
+		return fmt.Errorf("output %v is not of the type of input %v", present, past)
+	}
+	if l.kvHeads == 0 {
+		l.kvHeads, l.headDim, l.kvType = heads, size, past.DType
+	}
+	if l.kvHeads != heads || l.headDim != size || l.kvType != past.DType {
+		return fmt.Errorf("input %v differs from the other layers", past)
+	}
+	return nil
+}
+
+func (l *layout) readLogits(outputs map[string]ort.ValueInfo) error {
+	out, ok := outputs[logitsOutput]
+	if !ok {
+		return fmt.Errorf("the graph has no output %s", logitsOutput)
+	}
+	if len(out.Shape) != 3 || out.Shape[2] <= 0 {
+		return fmt.Errorf("output %v should be [batch, sequence, vocabulary] with a fixed vocabulary", out)
+	}
+	switch out.DType {
+	case ort.Float32, ort.Float16, ort.BFloat16:
+	default:
+		return fmt.Errorf("output %v should be float32, float16 or bfloat16", out)
+	}
+	l.logits, l.vocab = out.DType, out.Shape[2]
+	return nil
+}
+
+func (l *layout) readKeep(initializers []ort.ValueInfo) error {
+	v, ok := byName(initializers)[logitsToKeep]
+	if ok && (v.DType != ort.Int64 || len(v.Shape) != 1) {
+		return fmt.Errorf("input %v should be int64[1]", v)
+	}
+	l.keep = ok
+	return nil
+}
+
+// readGraph finds out whether every cache is read and written by a GroupQueryAttention alone, and how many
+// positions the rotary tables have.
+func (l *layout) readGraph(g *ir.Graph) {
+	inputs, outputs := map[string]*ir.Value{}, map[string]*ir.Value{}
+	for _, v := range g.Inputs() {
+		inputs[v.Name] = v
+	}
+	for _, v := range g.Outputs() {
+		outputs[v.Name] = v
+	}
+	l.shared = true
+	for _, n := range l.layers {
+		key := inPlace(inputs[n.pastKey], outputs[n.presentKey], 0)
+		value := inPlace(inputs[n.pastValue], outputs[n.presentValue], 1)
+		if key == nil || key != value {
+			l.shared = false
+			continue
+		}
+		if table := key.Input(7).Constant(); table != nil && len(table.Shape) == 2 {
+			if rows := table.Shape[0]; l.context == 0 || rows < l.context {
+				l.context = rows
+			}
+		}
 	}
 }
 
-// readGraph finds out whether every layer's cache is read by GroupQueryAttention alone, and how many
-// positions its rotary tables have.
-func (l *layout) readGraph(model *ir.Model) {
-	l.shared = true
-	for _, in := range model.Graph.Inputs() {
-		if !pastName.MatchString(in.Name) {
-			continue
-		}
-		for _, u := range in.Uses() {
-			if !u.Node.Is("com.microsoft", "GroupQueryAttention") {
-				l.shared = false
-				continue
-			}
-			if table := u.Node.Input(7).Constant(); table != nil && len(table.Shape) == 2 {
-				l.context = table.Shape[0]
-			}
-		}
+// inPlace gives the GroupQueryAttention node for which past and present may be one buffer, nil if there
+// is none. Keys (0) and values (1) are its inputs 3 and 4 and its outputs 1 and 2.
+func inPlace(past, present *ir.Value, which int) *ir.Node {
+	if past == nil || present == nil {
+		return nil
 	}
+	n := past.SoleUse()
+	if n == nil || !n.Is("com.microsoft", "GroupQueryAttention") || n.Input(3+which) != past || n.Output(1+which) != present {
+		return nil
+	}
+	return n
 }

@@ -4,7 +4,7 @@ import (
 	"context"
 	"encoding/json"
 	"fmt"
-	"slices"
+	"strings"
 	"time"
 
 	"github.com/qwenrt/qwenrt/runner/chat"
@@ -13,12 +13,13 @@ import (
 
 // Request asks for one generation. Exactly one of Messages, Prompt and Tokens says what to go on from.
 type Request struct {
-	// Messages are a conversation, to which the model's chat template is applied.
+	// Messages are a conversation, to which the model's chat template is applied. What looks like a
+	// special token in them is one, as in transformers.
 	Messages []chat.Message
 	// Think switches the model's thinking on or off where its template has such a switch. Nil
 	// leaves it to the template; Qwen3 then thinks.
 	Think *bool
-	// Tools are descriptions of functions that the template shows to the model.
+	// Tools are descriptions of functions that the template shows to the model, each a JSON object.
 	Tools []json.RawMessage
 	// Prompt is text to be continued as it is, special tokens in it recognised.
 	Prompt string
@@ -27,8 +28,10 @@ type Request struct {
 
 	// MaxTokens bounds the answer. 0: what is left of the context.
 	MaxTokens int
-	// Sampling says how tokens are chosen. Nil: as the model's generation_config.json recommends,
-	// or greedily where it does not.
+	// Sampling says how tokens are chosen. Nil: as the model's generation_config.json recommends
+	// (see Info.Sampling), or greedily where it does not; with seed 0, so that the same request gets
+	// the same answer. Tokens for which the tokenizer has no text are never chosen if their ids lie
+	// behind its last one: they only pad the model's tables.
 	Sampling *sample.Params
 	// StopTokens end the answer, beside the model's own end tokens. They are not part of it.
 	StopTokens []int32
@@ -40,9 +43,10 @@ type Request struct {
 
 // Event is a piece of an answer.
 type Event struct {
-	// Text is what can be shown by now; it never ends within a character, and may be empty.
+	// Text is what can be shown by now: whole characters. It may be empty, and always is where the
+	// model has no tokenizer. The texts of all events add up to the answer.
 	Text string
-	// Token is the id that brought it, -1 for what was held back and comes at the end.
+	// Token is the id that brought it, -1 in the last event.
 	Token int32
 	// Result is set in the last event, and in no other.
 	Result *Result
@@ -64,15 +68,17 @@ type Result struct {
 	Reason          Reason
 	PromptTokens    int
 	GeneratedTokens int           // the end token not counted
-	TTFT            time.Duration // from the call to the first token
+	TTFT            time.Duration // time to first token: from the call on
 	Total           time.Duration
-	// PromptPerSecond is the speed of prefill in tokens per second; TokensPerSecond that of
-	// decoding, from the first token to the last; 0 where there were no two.
+	// PromptPerSecond is the speed of prefill in tokens per second, TokensPerSecond that of decoding:
+	// the tokens behind the first, the end token included, over the time that they took, the caller's
+	// between them included. 0 where there was nothing to measure.
 	PromptPerSecond, TokensPerSecond float64
 }
 
-// tokens turns the request into the ids to prefill.
-func (r *Runner) tokens(ctx context.Context, q *Request) ([]int32, error) {
+// validate reports all that is wrong with the request itself.
+func (q *Request) validate() error {
+	var faults []string
 	given := 0
 	for _, is := range []bool{len(q.Messages) > 0, q.Prompt != "", len(q.Tokens) > 0} {
 		if is {
@@ -80,11 +86,24 @@ func (r *Runner) tokens(ctx context.Context, q *Request) ([]int32, error) {
 		}
 	}
 	if given != 1 {
-		return nil, fmt.Errorf("runner: %w: give exactly one of Messages, Prompt and Tokens, not empty", ErrRequest)
+		faults = append(faults, "give exactly one of Messages, Prompt and Tokens, not empty")
 	}
 	if q.MaxTokens < 0 {
-		return nil, fmt.Errorf("runner: %w: MaxTokens is %d", ErrRequest, q.MaxTokens)
+		faults = append(faults, fmt.Sprintf("MaxTokens is %d: want 0 for the rest of the context, or a positive number", q.MaxTokens))
 	}
+	if q.Sampling != nil {
+		if err := q.Sampling.Validate(); err != nil {
+			faults = append(faults, err.Error())
+		}
+	}
+	if len(faults) > 0 {
+		return fmt.Errorf("runner: %w: %s", ErrRequest, strings.Join(faults, "; "))
+	}
+	return nil
+}
+
+// tokens turns the request into the ids to prefill.
+func (r *Runner) tokens(ctx context.Context, q *Request) ([]int32, error) {
 	if len(q.Tokens) > 0 {
 		return q.Tokens, nil
 	}
@@ -99,20 +118,15 @@ func (r *Runner) tokens(ctx context.Context, q *Request) ([]int32, error) {
 		var err error
 		text, err = r.template.Render(ctx, q.Messages, chat.Options{AddGenerationPrompt: true, EnableThinking: q.Think, Tools: q.Tools})
 		if err != nil {
-			return nil, fmt.Errorf("runner: %w", err)
+			return nil, wrap(err)
 		}
 	}
 	ids, err := r.tok.Encode(text)
 	if err != nil {
-		return nil, fmt.Errorf("runner: %w", err)
+		return nil, wrap(err)
 	}
 	if len(ids) == 0 {
 		return nil, fmt.Errorf("runner: %w: the prompt has no tokens", ErrRequest)
 	}
 	return ids, nil
-}
-
-// ends reports whether token ends the answer.
-func (r *Runner) ends(q *Request, token int32) bool {
-	return !q.IgnoreEOS && slices.Contains(r.config.stop, token) || slices.Contains(q.StopTokens, token)
 }

@@ -1,11 +1,13 @@
 package runner
 
 import (
+	"cmp"
 	"context"
-	"errors"
 	"fmt"
 	"os"
 	"path/filepath"
+	"slices"
+	"strings"
 	"sync"
 
 	"github.com/qwenrt/qwenrt/graphopt/ir"
@@ -28,6 +30,9 @@ type Options struct {
 	PrefillChunk int
 	// MaxContext bounds prompt and answer together, below what the model allows. Default: the model's own.
 	MaxContext int
+	// ProfilePrefix, if set, begins the name of a profile in the Trace Event format that ONNX Runtime
+	// writes when the runner is closed.
+	ProfilePrefix string
 	// ConfigEntries are further settings of the session; see ort.SessionConfig.
 	ConfigEntries map[string]string
 }
@@ -36,16 +41,19 @@ type Options struct {
 const DefaultPrefillChunk = 512
 
 func (o *Options) validate() error {
-	var faults []error
+	var faults []string
 	for _, f := range []struct {
 		name  string
 		value int
 	}{{"Threads", o.Threads}, {"PrefillChunk", o.PrefillChunk}, {"MaxContext", o.MaxContext}} {
 		if f.value < 0 {
-			faults = append(faults, fmt.Errorf("runner: %s is %d: use 0 for the default, or a positive number", f.name, f.value))
+			faults = append(faults, fmt.Sprintf("%s is %d", f.name, f.value))
 		}
 	}
-	return errors.Join(faults...)
+	if len(faults) > 0 {
+		return fmt.Errorf("runner: options: %s: want 0 for the default, or a positive number", strings.Join(faults, ", "))
+	}
+	return nil
 }
 
 // Runner is an open model. It is safe for concurrent use: each generation has its own sequence.
@@ -62,9 +70,9 @@ type Runner struct {
 	template *chat.Template // nil where the folder has none
 	tmplErr  error
 
-	mu     sync.Mutex
-	closed bool
-	active sync.WaitGroup // open sequences
+	mu          sync.Mutex
+	closed      bool
+	generations sync.WaitGroup // under way
 }
 
 // Info describes an open model.
@@ -82,83 +90,103 @@ type Info struct {
 	Library       string // ONNX Runtime's version
 	StopTokens    []int32
 	Sampling      sample.Params // the model's own recommendation
+
+	kvBytes int64 // of the KV cache, for one token
 }
 
 // KVBytes is the memory of the KV cache for n tokens.
-func (i Info) KVBytes(n int) int64 {
-	size := map[string]int64{"float32": 4, "float16": 2, "bfloat16": 2, "int8": 1, "uint8": 1}[i.KVType]
-	return 2 * int64(i.Layers) * int64(i.KVHeads) * int64(i.HeadDim) * int64(n) * size
-}
+func (i Info) KVBytes(n int) int64 { return i.kvBytes * int64(n) }
 
-// Open loads the model in dir, a model folder or the path of an .onnx file. A folder without a
-// tokenizer or a chat template opens as well; what needs them says so.
+// Open loads the model at path: a model folder, which holds model.onnx or one other .onnx file, or the
+// .onnx file itself. A folder without a tokenizer or a chat template opens as well; what needs them says
+// so. ctx is looked at between the steps of loading.
 //
-// Errors: ErrNotModel, and those of package ort.
-func Open(ctx context.Context, dir string, o Options) (*Runner, error) {
+// Errors: fs.ErrNotExist, ErrNotModel, ir.ErrMalformed, those of ort.NewSession, and the context's.
+func Open(ctx context.Context, path string, o Options) (*Runner, error) {
 	if err := o.validate(); err != nil {
 		return nil, err
 	}
-	if err := ctx.Err(); err != nil {
+	file, err := modelFile(path)
+	if err != nil {
 		return nil, err
 	}
-	path := dir
-	if st, err := os.Stat(dir); err != nil {
-		return nil, fmt.Errorf("runner: %w", err)
-	} else if st.IsDir() {
-		path = filepath.Join(dir, "model.onnx")
-		if _, err := os.Stat(path); err != nil {
-			return nil, fmt.Errorf("runner: %w: %s has no model.onnx", ErrNotModel, dir)
-		}
-	} else {
-		dir = filepath.Dir(path)
-	}
-	r := &Runner{dir: dir, chunk: o.PrefillChunk}
-	if r.chunk == 0 {
-		r.chunk = DefaultPrefillChunk
-	}
-	if err := r.load(path, o); err != nil {
-		r.Close()
+	r := &Runner{dir: filepath.Dir(file), chunk: cmp.Or(o.PrefillChunk, DefaultPrefillChunk)}
+	if err := r.load(ctx, file, o); err != nil {
+		_ = r.Close() // what matters is why there is nothing to close
 		return nil, err
 	}
 	return r, nil
 }
 
-func (r *Runner) load(path string, o Options) error {
-	if err := ort.Init(ort.Environment{LibraryPath: o.Library}); err != nil {
-		return fmt.Errorf("runner: %w", err)
-	}
-	model, err := ir.Load(path)
+// modelFile finds the graph that path means.
+func modelFile(path string) (string, error) {
+	st, err := os.Stat(path)
 	if err != nil {
-		return fmt.Errorf("runner: %w", err)
+		return "", fmt.Errorf("runner: %w", err)
+	}
+	if !st.IsDir() {
+		return path, nil
+	}
+	entries, err := os.ReadDir(path)
+	if err != nil {
+		return "", fmt.Errorf("runner: %w", err)
+	}
+	var found []string
+	for _, e := range entries {
+		switch {
+		case e.Name() == "model.onnx":
+			return filepath.Join(path, e.Name()), nil
+		case filepath.Ext(e.Name()) == ".onnx":
+			found = append(found, e.Name())
+		}
+	}
+	switch len(found) {
+	case 0:
+		return "", fmt.Errorf("runner: %s: %w: the folder has no .onnx file", path, ErrNotModel)
+	case 1:
+		return filepath.Join(path, found[0]), nil
+	}
+	return "", fmt.Errorf("runner: %s: %w: the folder has no model.onnx, but %s: name one of them", path, ErrNotModel, strings.Join(found, ", "))
+}
+
+func (r *Runner) load(ctx context.Context, file string, o Options) error {
+	if err := ort.Init(ort.Environment{LibraryPath: o.Library}); err != nil {
+		return wrap(err)
+	}
+	config, err := readConfig(r.dir)
+	if err != nil {
+		return err
+	}
+	r.config = config
+	model, err := ir.Load(file)
+	if err != nil {
+		return wrap(err)
 	}
 	defer model.Close()
-	if r.config, err = readConfig(r.dir); err != nil {
-		return err
+	if err := ctx.Err(); err != nil {
+		return wrap(err)
 	}
-	threads := o.Threads
-	if threads == 0 {
-		threads = ort.DefaultThreads()
-	}
-	r.session, err = ort.NewSession(path, ort.SessionConfig{Providers: o.Providers, Threads: threads, ConfigEntries: o.ConfigEntries})
+	threads := cmp.Or(o.Threads, ort.DefaultThreads())
+	r.session, err = ort.NewSession(file, ort.SessionConfig{
+		Providers: o.Providers, Threads: threads, ProfilePrefix: o.ProfilePrefix, ConfigEntries: o.ConfigEntries,
+	})
 	if err != nil {
-		return fmt.Errorf("runner: %w", err)
+		return wrap(err)
 	}
-	if r.layout, err = readLayout(r.session, model); err != nil {
-		return err
+	if r.layout, err = readLayout(r.session, model, config); err != nil {
+		return fmt.Errorf("runner: %s: %w", file, err)
 	}
-	r.setContext(o.MaxContext)
+	if err := ctx.Err(); err != nil {
+		return wrap(err)
+	}
 	if r.tok, err = tokenizer.Open(r.dir); err != nil {
-		r.tokErr = fmt.Errorf("runner: %w", err)
+		r.tokErr = wrap(err)
 	}
 	if r.template, err = chat.Load(r.dir); err != nil {
-		r.tmplErr = fmt.Errorf("runner: %w", err)
+		r.tmplErr = wrap(err)
 	}
-	l := r.layout
-	r.info = Info{
-		Dir: r.dir, Layers: len(l.layers), KVHeads: int(l.kvHeads), HeadDim: int(l.headDim), Vocabulary: int(l.vocab),
-		ContextLength: r.context, KVType: l.kvType.String(), SharedKV: l.shared, LastLogits: l.keep,
-		Threads: threads, Library: ort.Version(), StopTokens: r.config.stop, Sampling: r.config.sampling,
-	}
+	r.setContext(o.MaxContext)
+	r.describe(threads)
 	return nil
 }
 
@@ -176,41 +204,67 @@ func (r *Runner) setContext(limit int) {
 	if limit > 0 {
 		r.context = min(r.context, limit)
 	}
+	r.chunk = min(r.chunk, r.context)
+}
+
+func (r *Runner) describe(threads int) {
+	l := r.layout
+	r.info = Info{
+		Dir:           r.dir,
+		Layers:        len(l.layers),
+		KVHeads:       int(l.kvHeads),
+		HeadDim:       int(l.headDim),
+		Vocabulary:    int(l.vocab),
+		ContextLength: r.context,
+		KVType:        l.kvType.String(),
+		SharedKV:      l.shared,
+		LastLogits:    l.keep,
+		Threads:       threads,
+		Library:       ort.Version(),
+		StopTokens:    r.config.stop,
+		Sampling:      r.config.sampling,
+		kvBytes:       2 * int64(len(l.layers)) * l.kvHeads * l.headDim * int64(l.kvType.Bits()/8),
+	}
 }
 
 // Info describes the model.
-func (r *Runner) Info() Info { return r.info }
+func (r *Runner) Info() Info {
+	info := r.info
+	info.StopTokens = slices.Clone(info.StopTokens)
+	return info
+}
 
-// Tokenizer is the model's tokenizer; an error says why there is none.
+// Tokenizer is the model's tokenizer; an error says why there is none. It is closed with the runner.
 func (r *Runner) Tokenizer() (*tokenizer.Tokenizer, error) { return r.tok, r.tokErr }
 
-// Close waits for the sequences in use, and releases the model. Later calls give ErrClosed; a
-// second Close does nothing.
+// Close waits for the generations and runs under way, and releases the model: do not call it from
+// within a loop over Generate. Later calls, of sequences too, give ErrClosed; a second Close does
+// nothing. A sequence that is open keeps its own memory until it is closed itself.
 func (r *Runner) Close() error {
 	r.mu.Lock()
-	if r.closed {
-		r.mu.Unlock()
-		return nil
-	}
+	first := !r.closed
 	r.closed = true
 	r.mu.Unlock()
-	r.active.Wait()
+	if !first {
+		return nil
+	}
+	r.generations.Wait()
 	if r.session != nil {
 		r.session.Close()
 	}
 	if r.tok != nil {
-		return r.tok.Close()
+		return wrap(r.tok.Close())
 	}
 	return nil
 }
 
-// enter counts a sequence in.
+// enter counts a generation in.
 func (r *Runner) enter() error {
 	r.mu.Lock()
 	defer r.mu.Unlock()
 	if r.closed {
 		return fmt.Errorf("runner: %w", ErrClosed)
 	}
-	r.active.Add(1)
+	r.generations.Add(1)
 	return nil
 }

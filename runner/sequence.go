@@ -2,7 +2,6 @@ package runner
 
 import (
 	"context"
-	"errors"
 	"fmt"
 
 	"github.com/qwenrt/qwenrt/graphopt/ir"
@@ -19,7 +18,6 @@ type Sequence struct {
 	control *ort.RunControl
 	cache   cache
 	length  int
-	broken  error // set when the cache is not what length says
 
 	ids, mask, positions, keep, logits         *ort.Tensor
 	idsIn, maskIn, positionsIn, logitsOut      *ort.Slot
@@ -27,15 +25,12 @@ type Sequence struct {
 	wide                                       []float32
 }
 
-// NewSequence starts an empty sequence.
+// NewSequence starts an empty sequence. Close it: the garbage collector does not see its memory.
 func (r *Runner) NewSequence() (*Sequence, error) {
-	if err := r.enter(); err != nil {
-		return nil, err
-	}
 	s := &Sequence{r: r}
 	if err := s.open(); err != nil {
 		s.Close()
-		return nil, fmt.Errorf("runner: %w", err)
+		return nil, wrap(err)
 	}
 	return s, nil
 }
@@ -94,20 +89,23 @@ func (s *Sequence) Close() {
 		s.control.Close()
 	}
 	s.cache.close()
-	for _, t := range []*ort.Tensor{s.ids, s.mask, s.positions, s.keep, s.logits} {
-		if t != nil {
-			t.Close()
-		}
-	}
-	s.r.active.Done()
+	closeAll([]*ort.Tensor{s.ids, s.mask, s.positions, s.keep, s.logits})
 	s.r = nil
 }
 
 // Len is the number of tokens in the sequence.
 func (s *Sequence) Len() int { return s.length }
 
-// Capacity is the number of tokens for which the cache has memory.
-func (s *Sequence) Capacity() int { return s.cache.capacity }
+// Capacity is the number of tokens for which the cache has memory; see [Info.KVBytes].
+func (s *Sequence) Capacity() int {
+	if s.r == nil {
+		return 0
+	}
+	if !s.r.layout.shared {
+		return s.length
+	}
+	return s.cache.capacity
+}
 
 // Left is the number of tokens that still fit the context.
 func (s *Sequence) Left() int {
@@ -117,112 +115,131 @@ func (s *Sequence) Left() int {
 	return s.r.context - s.length
 }
 
-// Truncate cuts the sequence back to its first n tokens. With a shared cache it costs nothing.
+// Truncate cuts the sequence back to its first n tokens. With a shared cache it costs nothing; other
+// caches are copied.
+//
+// Errors: ErrRequest (n is not from 0 to Len), ErrClosed.
 func (s *Sequence) Truncate(n int) error {
-	if err := s.usable(); err != nil {
-		return err
+	if s.r == nil {
+		return errSequenceClosed
 	}
 	if n < 0 || n > s.length {
 		return fmt.Errorf("runner: %w: truncate a sequence of %d tokens to %d", ErrRequest, s.length, n)
 	}
-	if err := s.cache.truncate(n); err != nil {
-		s.broken = err
-		return fmt.Errorf("runner: %w", err)
+	if err := s.cache.truncate(s.length, n); err != nil {
+		return wrap(err)
 	}
 	s.length = n
 	return nil
 }
 
-// Watch lets ctx stop the runs of s until stop is called. Prefill and Decode watch their own
-// context; where one Watch serves many steps, they cost less with context.Background().
-func (s *Sequence) Watch(ctx context.Context) (stop func()) { return s.control.Watch(ctx) }
+// Watch lets ctx stop the runs of s until stop is called. Prefill, Decode and Score watch the context
+// that they are given, at the price of some allocations; where one context serves many steps, Watch it
+// once and give them context.Background().
+func (s *Sequence) Watch(ctx context.Context) (stop func()) {
+	if ctx.Done() == nil {
+		return func() {}
+	}
+	end := s.control.Watch(ctx)
+	return func() {
+		end()
+		_ = s.control.Reset() // or the next run would be stopped too; fails on a closed sequence alone
+	}
+}
 
-// Reserve makes room in the cache for n tokens in all, so that it does not grow on the way.
+// Reserve makes room in the cache for n tokens in all, at most the context, so that it does not grow
+// on the way. Memory that the system has not yet been asked for by use is not resident.
 func (s *Sequence) Reserve(n int) error {
-	if err := s.usable(); err != nil {
-		return err
+	if s.r == nil {
+		return errSequenceClosed
 	}
 	return s.reserve(min(n, s.r.context))
 }
 
-func (s *Sequence) usable() error {
-	if s.r == nil {
-		return fmt.Errorf("runner: sequence: %w", ErrClosed)
-	}
-	if s.broken != nil {
-		return fmt.Errorf("runner: the sequence is no longer usable: %w", s.broken)
-	}
-	return nil
-}
+var errSequenceClosed = fmt.Errorf("runner: sequence: %w", ErrClosed)
 
 // Prefill appends tokens and gives the logits [vocabulary] behind the last of them. They stay valid
-// until the next call. Tokens are run in chunks; when ctx ends, or a run fails, the sequence is as
-// long as before the call.
+// until the next call. Tokens are run in chunks of Options.PrefillChunk; after an error the sequence is
+// as long as before.
 //
 // Errors: ErrContext, ErrToken, ErrRequest (no tokens), ErrClosed, and the context's.
 func (s *Sequence) Prefill(ctx context.Context, tokens []int32) ([]float32, error) {
-	if err := s.admit(tokens); err != nil {
-		return nil, err
-	}
-	if ctx.Done() != nil {
-		defer s.Watch(ctx)()
-	}
-	before := s.length
-	for len(tokens) > 0 {
-		n := min(len(tokens), s.r.chunk)
-		if err := s.run(tokens[:n], 1); err != nil {
-			return nil, errors.Join(err, s.Truncate(before))
-		}
-		tokens = tokens[n:]
-	}
-	return s.row(s.boundRows - 1), nil
-}
-
-// Decode appends one token and gives the logits [vocabulary] behind it. They stay valid until the
-// next call. It does not allocate on Go's heap, except when the cache grows.
-func (s *Sequence) Decode(ctx context.Context, token int32) ([]float32, error) {
-	one := [1]int32{token}
-	if err := s.admit(one[:]); err != nil {
-		return nil, err
-	}
-	if ctx.Done() != nil {
-		defer s.Watch(ctx)()
-	}
-	if err := s.run(one[:], 1); err != nil {
+	if err := s.extend(ctx, tokens, nil); err != nil {
 		return nil, err
 	}
 	return s.row(s.boundRows - 1), nil
 }
 
 // Score appends tokens and calls row for each of them, in order, with the logits [vocabulary] behind it.
-// The slice is valid during the call only.
+// The slice is valid during the call only, and row must not use s. An error of row ends Score and is
+// returned as it is. The logits of a whole chunk are in memory: for Qwen3 311 MB at the default of 512
+// tokens.
+//
+// Errors are those of Prefill; after any the sequence is as long as before.
 func (s *Sequence) Score(ctx context.Context, tokens []int32, row func(i int, logits []float32) error) error {
+	return s.extend(ctx, tokens, row)
+}
+
+// Decode appends one token and gives the logits [vocabulary] behind it. They stay valid until the next
+// call. With a context that cannot end, it does not allocate on Go's heap, except when the cache grows
+// and for graphs without a shared cache. Errors are those of Prefill.
+func (s *Sequence) Decode(ctx context.Context, token int32) ([]float32, error) {
+	one := [1]int32{token}
+	if err := s.admit(one[:]); err != nil {
+		return nil, err
+	}
+	defer s.Watch(ctx)()
+	if err := s.step(one[:], 1); err != nil {
+		return nil, err
+	}
+	return s.row(s.boundRows - 1), nil
+}
+
+// extend appends tokens in chunks, and shows all rows of logits if there is somebody to see them.
+func (s *Sequence) extend(ctx context.Context, tokens []int32, row func(i int, logits []float32) error) error {
 	if err := s.admit(tokens); err != nil {
 		return err
 	}
-	if ctx.Done() != nil {
-		defer s.Watch(ctx)()
-	}
+	defer s.Watch(ctx)()
 	before := s.length
+	if err := s.reserve(before + len(tokens)); err != nil { // at once: growing copies
+		return err
+	}
 	for done := 0; done < len(tokens); {
 		n := min(len(tokens)-done, s.r.chunk)
-		if err := s.run(tokens[done:done+n], n); err != nil {
-			return errors.Join(err, s.Truncate(before))
-		}
-		for i := range n {
-			if err := row(done+i, s.row(i)); err != nil {
-				return err
+		if err := s.chunk(ctx, tokens[done:done+n], done, row); err != nil {
+			if back := s.Truncate(before); back != nil {
+				err = fmt.Errorf("%w; %w", err, back)
 			}
+			return err
 		}
 		done += n
 	}
 	return nil
 }
 
+func (s *Sequence) chunk(ctx context.Context, tokens []int32, first int, row func(i int, logits []float32) error) error {
+	if err := ctx.Err(); err != nil {
+		return wrap(err)
+	}
+	if row == nil {
+		return s.step(tokens, 1)
+	}
+	if err := s.step(tokens, len(tokens)); err != nil {
+		return err
+	}
+	for i := range tokens {
+		if err := row(first+i, s.row(i)); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
 // admit checks tokens before anything is run.
 func (s *Sequence) admit(tokens []int32) error {
-	if err := s.usable(); err != nil {
-		return err
+	if s.r == nil {
+		return errSequenceClosed
 	}
 	if len(tokens) == 0 {
 		return fmt.Errorf("runner: %w: no tokens", ErrRequest)
@@ -238,25 +255,22 @@ func (s *Sequence) admit(tokens []int32) error {
 	return nil
 }
 
-// run appends tokens, at most a chunk, and computes the last rows of logits.
-func (s *Sequence) run(tokens []int32, rows int) error {
+// step appends tokens, at most a chunk, and computes the last rows of logits.
+func (s *Sequence) step(tokens []int32, rows int) error {
 	total := s.length + len(tokens)
 	if err := s.reserve(total); err != nil {
 		return err
 	}
 	if err := s.bind(tokens, total, rows); err != nil {
-		return fmt.Errorf("runner: %w", err)
+		return wrap(err)
 	}
 	if err := s.cache.before(s.length, total); err != nil {
-		return fmt.Errorf("runner: %w", err)
+		return wrap(err)
 	}
 	if err := s.binding.Run(s.control); err != nil {
-		return fmt.Errorf("runner: %w", err)
+		return wrap(err)
 	}
-	if err := s.cache.after(); err != nil {
-		s.broken = err
-		return fmt.Errorf("runner: %w", err)
-	}
+	s.cache.after()
 	s.length = total
 	return nil
 }
@@ -311,7 +325,8 @@ func (s *Sequence) bindLogits(rows int) error {
 	if s.boundRows == rows {
 		return nil
 	}
-	if s.logits == nil || rows > s.sizedRows {
+	s.boundRows = 0 // until it is true again
+	if rows > s.sizedRows {
 		t, err := ort.NewTensor(s.r.layout.logits, 1, int64(rows), s.r.layout.vocab)
 		if err != nil {
 			return err
@@ -323,8 +338,11 @@ func (s *Sequence) bindLogits(rows int) error {
 	} else if err := s.logits.Reshape(1, int64(rows), s.r.layout.vocab); err != nil {
 		return err
 	}
+	if err := s.logitsOut.Set(s.logits); err != nil {
+		return err
+	}
 	s.boundRows = rows
-	return s.logitsOut.Set(s.logits)
+	return nil
 }
 
 // row gives row i of the logits as float32: in place, or widened.
@@ -338,15 +356,28 @@ func (s *Sequence) row(i int) []float32 {
 	return s.wide
 }
 
-// reserve grows cache and mask for n tokens.
+// reserve grows cache and mask for n tokens. When it fails, the sequence is as it was and can be used:
+// what it then lacks it asks for again.
 func (s *Sequence) reserve(n int) error {
 	if n <= s.cache.capacity {
 		return nil
 	}
 	capacity := s.cache.next(n, s.r.context)
-	mask, err := ort.NewTensor(ort.Int64, 1, int64(capacity))
+	err := s.growMask(capacity)
+	if err == nil {
+		err = s.cache.grow(capacity, s.length)
+	}
 	if err != nil {
-		return fmt.Errorf("runner: %w", err)
+		return wrap(fmt.Errorf("grow the KV cache to %d tokens: %w", capacity, err))
+	}
+	return nil
+}
+
+// growMask makes an attention mask of ones. A step binds as much of it as there are tokens.
+func (s *Sequence) growMask(tokens int) error {
+	mask, err := ort.NewTensor(ort.Int64, 1, int64(tokens))
+	if err != nil {
+		return err
 	}
 	for i, m := 0, ort.Data[int64](mask); i < len(m); i++ {
 		m[i] = 1
@@ -355,9 +386,5 @@ func (s *Sequence) reserve(n int) error {
 		s.mask.Close()
 	}
 	s.mask, s.boundTotal = mask, 0
-	if err := s.cache.grow(capacity, s.length); err != nil {
-		s.broken = err
-		return fmt.Errorf("runner: grow the KV cache to %d tokens: %w", capacity, err)
-	}
 	return nil
 }
