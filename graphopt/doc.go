@@ -6,7 +6,7 @@
 // changes; after each pass what became dead is removed and the graph is validated. The order is
 // fixed, so equal models give equal bytes.
 //
-//	report, err := graphopt.Run(ctx, model, passes.Default(graphopt.CPU), graphopt.Options{
+//	report, err := graphopt.Run(ctx, model, passes.All(), graphopt.Options{
 //		Target:       graphopt.CPU,
 //		MaxPositions: 40960,
 //	})

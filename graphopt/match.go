@@ -2,6 +2,7 @@ package graphopt
 
 import (
 	"fmt"
+	"slices"
 
 	"github.com/qwenrt/qwenrt/graphopt/ir"
 )
@@ -11,10 +12,10 @@ type Match struct {
 	Unit  *Unit
 	Graph *ir.Graph
 	Root  *ir.Node   // the node whose result the pattern describes
-	Nodes []*ir.Node // all nodes inside, the root first
+	Nodes []*ir.Node // all nodes inside, the root first; each once
 
 	bound  []binding
-	shared map[*ir.Node]bool
+	shared []*ir.Node // those of Nodes that may have readers outside
 }
 
 type binding struct {
@@ -90,7 +91,7 @@ func (t *matcher) match(p *Pattern, v *ir.Value, then func() bool) bool {
 		return t.match(p.operands[0], v, then)
 	case orValue:
 		for _, choice := range p.operands {
-			if t.match(choice, v, func() bool { return t.bind(p.name, v, then) }) {
+			if t.match(choice, v, then) {
 				return true
 			}
 		}
@@ -133,13 +134,10 @@ func (t *matcher) match(p *Pattern, v *ir.Value, then func() bool) bool {
 		return t.fail(v, "%v is in another graph", n)
 	}
 	t.m.Nodes = append(t.m.Nodes, n)
+	depth, shared := len(t.m.Nodes), len(t.m.shared)
 	if p.shared {
-		if t.m.shared == nil {
-			t.m.shared = map[*ir.Node]bool{}
-		}
-		t.m.shared[n] = true
+		t.m.shared = append(t.m.shared, n)
 	}
-	depth := len(t.m.Nodes)
 	ok := t.bind(p.name, v, func() bool {
 		if t.operands(p, n.Inputs(), then) {
 			return true
@@ -150,7 +148,7 @@ func (t *matcher) match(p *Pattern, v *ir.Value, then func() bool) bool {
 		return false
 	})
 	if !ok {
-		t.m.Nodes = t.m.Nodes[:depth-1]
+		t.m.Nodes, t.m.shared = t.m.Nodes[:depth-1], t.m.shared[:shared]
 	}
 	return ok
 }
@@ -202,6 +200,12 @@ func try(u *Unit, p *Pattern, n *ir.Node) (*Match, miss) {
 	if n.Output(0) == nil || !t.match(p, n.Output(0), func() bool { return true }) {
 		return nil, t.best
 	}
+	seen := map[*ir.Node]bool{}
+	t.m.Nodes = slices.DeleteFunc(t.m.Nodes, func(n *ir.Node) bool {
+		again := seen[n]
+		seen[n] = true
+		return again
+	})
 	return &t.m, miss{}
 }
 
@@ -212,7 +216,7 @@ func (m *Match) leak() *ir.Value {
 		inside[n] = true
 	}
 	for _, n := range m.Nodes {
-		if n == m.Root || m.shared[n] {
+		if n == m.Root || slices.Contains(m.shared, n) {
 			continue
 		}
 		for _, o := range n.Outputs() {

@@ -37,6 +37,8 @@ type Pass struct {
 	After []string // passes that must come earlier if they run at all
 	// Targets for which the pass is worth running; all if empty.
 	Targets []Target
+	// Check, if there is one, finds faults in the options that the pass reads, before any pass runs.
+	Check func(Options) error
 	// Run applies the pass and gives how many times it changed something.
 	Run func(*Unit) (int, error)
 }
@@ -59,11 +61,27 @@ type Options struct {
 	// MaxPositions is the number of positions for which rotary tables are made: the model's
 	// context length. Required by the attention pass.
 	MaxPositions int64
+	// DType is what the precision pass gives weights, activations and KV cache: float16 or bfloat16.
+	// Default: they stay what they are.
+	DType ir.DType
+	// KeepFloat32 names operators, as "Sigmoid", and nodes, as "/model/layers.0/*", that the precision pass
+	// leaves in float32. In the names of nodes * stands for any text, and ? for a character.
+	KeepFloat32 []string
+	// NarrowLogits gives the logits DType too. Default: float32.
+	NarrowLogits bool
+	// Lenient goes on without what the target does not support, which Trace is told; else that is an error.
+	Lenient bool
+	// Static are fixed lengths for a target that wants them; see the static pass. Default: none.
+	Static Lengths
 	// Only, if not empty, names the passes to run; Disable names those to leave out.
 	Only, Disable []string
 	// Trace, if set, is told of every match, decline and near miss.
 	Trace func(Event)
 }
+
+// Lengths fix the dimensions of a decoder with a KV cache. Sequence is the number of new tokens of a run, Total
+// that of new and cached tokens together.
+type Lengths struct{ Batch, Sequence, Total int64 }
 
 // Event is something that a rule did or did not do.
 type Event struct {
@@ -91,8 +109,9 @@ func (k EventKind) String() string { return [...]string{"applied", "declined", "
 type Unit struct {
 	Model *ir.Model
 	Options
-	ctx  context.Context
-	pass string
+	ctx   context.Context
+	pass  string
+	types *types
 }
 
 // Context is the run's context.
@@ -125,10 +144,17 @@ type Count struct {
 	Count int    `json:"count"`
 }
 
-// Check finds faults in a list of passes: missing documentation, double names, a wrong order,
-// unknown names in the options. All faults are reported at once.
+// Check finds faults in a list of passes and in the options for them: missing documentation, double
+// names, a wrong order, names that no pass has, passes asked for that do not serve the target. All
+// faults are reported at once.
 func Check(passes []*Pass, o Options) error {
 	var faults []error
+	if o.Target == "" {
+		o.Target = CPU
+	}
+	if _, err := ParseTarget(string(o.Target)); err != nil {
+		faults = append(faults, err)
+	}
 	seen := map[string]int{}
 	for i, p := range passes {
 		if p.Name == "" || p.Doc == "" || p.Run == nil {
@@ -155,7 +181,24 @@ func Check(passes []*Pass, o Options) error {
 			faults = append(faults, fmt.Errorf("graphopt: unknown pass %q: there are %s", name, strings.Join(names, ", ")))
 		}
 	}
+	for _, p := range passes {
+		if slices.Contains(o.Only, p.Name) && !p.serves(o.Target) {
+			faults = append(faults, fmt.Errorf("graphopt: pass %q does not serve target %s", p.Name, o.Target))
+		}
+		if p.Check != nil && o.runs(p) {
+			if err := p.Check(o); err != nil {
+				faults = append(faults, fmt.Errorf("graphopt: pass %s: %w", p.Name, err))
+			}
+		}
+	}
 	return errors.Join(faults...)
+}
+
+func (p *Pass) serves(t Target) bool { return len(p.Targets) == 0 || slices.Contains(p.Targets, t) }
+
+// runs reports whether p is among the passes that are asked for.
+func (o *Options) runs(p *Pass) bool {
+	return (len(o.Only) == 0 || slices.Contains(o.Only, p.Name)) && !slices.Contains(o.Disable, p.Name) && p.serves(o.Target)
 }
 
 // Run applies passes to a model in order. The model is changed in place; after an error it must
@@ -172,8 +215,7 @@ func Run(ctx context.Context, m *ir.Model, passes []*Pass, o Options) (*Report, 
 	}
 	r := &Report{NodesBefore: m.Graph.NumNodes()}
 	for _, p := range passes {
-		if len(o.Only) > 0 && !slices.Contains(o.Only, p.Name) || slices.Contains(o.Disable, p.Name) ||
-			len(p.Targets) > 0 && !slices.Contains(p.Targets, o.Target) {
+		if !o.runs(p) {
 			continue
 		}
 		if err := ctx.Err(); err != nil {
@@ -208,6 +250,9 @@ const stepsPerNode = 4
 func (u *Unit) Apply(rules ...*Rule) (int, error) {
 	byRoot := map[string][]*Rule{}
 	for _, r := range rules {
+		if r.Name == "" || r.Doc == "" || r.Pattern == nil || r.Rewrite == nil || len(r.Pattern.roots()) == 0 {
+			return 0, fmt.Errorf("rule %q lacks a name, a description, a pattern that ends in an operator, or a rewrite", r.Name)
+		}
 		for _, op := range r.Pattern.roots() {
 			byRoot[op] = append(byRoot[op], r)
 		}

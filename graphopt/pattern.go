@@ -3,6 +3,7 @@ package graphopt
 import (
 	"fmt"
 	"math"
+	"slices"
 
 	"github.com/qwenrt/qwenrt/graphopt/ir"
 )
@@ -62,19 +63,14 @@ func Scalar(v float64) *Pattern {
 func Ints(want ...int64) *Pattern {
 	p := Const("")
 	p.constant = func(t *ir.Tensor) error {
+		if t.Len() != int64(len(want)) {
+			return fmt.Errorf("the constant has shape %v, not %d elements", t.Shape, len(want))
+		}
 		got, err := t.Int64s()
-		if err != nil {
-			return err
+		if err == nil && !slices.Equal(got, want) {
+			err = fmt.Errorf("the constant is %v, not %v", got, want)
 		}
-		if len(got) != len(want) {
-			return fmt.Errorf("the constant is %v, not %v", got, want)
-		}
-		for i := range got {
-			if got[i] != want[i] {
-				return fmt.Errorf("the constant is %v, not %v", got, want)
-			}
-		}
-		return nil
+		return err
 	}
 	return p
 }
@@ -94,42 +90,62 @@ func MSOp(op string, operands ...*Pattern) *Pattern {
 // Microsoft is the domain of ONNX Runtime's own operators.
 const Microsoft = "com.microsoft"
 
-// Or matches what the first of its choices matches.
+// Or matches what one of its choices matches, and prefers those that come first. It goes on to the next
+// where a choice fits but the rest of the pattern does not.
 func Or(choices ...*Pattern) *Pattern { return &Pattern{kind: orValue, operands: choices} }
 
-// Opt, as an operand, matches p or an operand that is left out.
+// Opt matches, as an operand, p or an operand that is left out.
 func Opt(p *Pattern) *Pattern { return &Pattern{kind: optional, operands: []*Pattern{p}} }
 
-// Rest, as the last operand, matches any number of further operands.
+// Rest matches, as the last operand, any number of further operands.
 func Rest() *Pattern { return &Pattern{kind: rest} }
 
 // As binds the value that p matches to name.
 func (p *Pattern) As(name string) *Pattern {
+	return p.with(func(q *Pattern) { q.name = name })
+}
+
+// with makes a copy of p with a change. A change of alternatives, or of what may be left out, is one of
+// each pattern among them.
+func (p *Pattern) with(change func(q *Pattern)) *Pattern {
 	q := *p
-	q.name = name
+	if p.kind == orValue || p.kind == optional {
+		q.operands = make([]*Pattern, len(p.operands))
+		for i, o := range p.operands {
+			q.operands[i] = o.with(change)
+		}
+		return &q
+	}
+	change(&q)
 	return &q
 }
 
 // Shared lets the value be read from outside of the match as well. Without it a match is
 // declined when a value inside it has readers outside, since its node could not go.
 func (p *Pattern) Shared() *Pattern {
-	q := *p
-	q.shared = true
-	return &q
+	return p.with(func(q *Pattern) { q.shared = true })
 }
 
-// Where adds a test of the node's attributes.
+// Where adds a test of the node, of its attributes for example.
 func (p *Pattern) Where(test func(*ir.Node) error) *Pattern {
-	q := *p
-	q.test = test
-	return &q
+	return p.with(func(q *Pattern) {
+		before := q.test
+		q.test = func(n *ir.Node) error {
+			if before != nil {
+				if err := before(n); err != nil {
+					return err
+				}
+			}
+			return test(n)
+		}
+	})
 }
 
 // Perm requires the perm attribute of a Transpose.
 func (p *Pattern) Perm(perm ...int64) *Pattern {
 	return p.Where(func(n *ir.Node) error {
 		got := n.Ints("perm")
-		if fmt.Sprint(got) != fmt.Sprint(perm) {
+		if !slices.Equal(got, perm) {
 			return fmt.Errorf("perm is %v, not %v", got, perm)
 		}
 		return nil
@@ -140,10 +156,8 @@ func (p *Pattern) Perm(perm ...int64) *Pattern {
 func (p *Pattern) Attr(name string, def int64, want ...int64) *Pattern {
 	return p.Where(func(n *ir.Node) error {
 		got := n.Int(name, def)
-		for _, w := range want {
-			if got == w {
-				return nil
-			}
+		if slices.Contains(want, got) {
+			return nil
 		}
 		return fmt.Errorf("%s is %d, not %v", name, got, want)
 	})
@@ -189,7 +203,8 @@ func (p *Pattern) roots() []string {
 		for _, c := range p.operands {
 			ops = append(ops, c.roots()...)
 		}
-		return ops
+		slices.Sort(ops)
+		return slices.Compact(ops)
 	}
 	return nil
 }

@@ -12,6 +12,10 @@ var ErrMalformed = errors.New("malformed model")
 // ErrCycle is reported for a graph whose nodes depend on each other in a circle.
 var ErrCycle = errors.New("the graph has a cycle")
 
+// ErrOverflow is reported for a number that is too large for the type that it is cast to. It would become
+// infinite, and what is computed with it NaN.
+var ErrOverflow = errors.New("number too large for its type")
+
 // fault is an error of this package. However often it is wrapped here, it names the package once.
 type fault struct{ err error }
 

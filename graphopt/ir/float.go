@@ -72,22 +72,47 @@ func encodeFloats(b []byte, src []float32, d DType) {
 	}
 }
 
-// convert gives elements another type, by way of float32.
-func convert(dst, src []byte, from, to DType) {
+// convert gives elements another type, by way of float32. It gives the index of the first finite number that
+// does not fit, and that number; -1 where all do.
+func convert(dst, src []byte, from, to DType) (int, float32) {
 	fromSize, toSize := from.Bits()/8, to.Bits()/8
 	if to == Float32 {
 		if v, ok := floatsAt(dst, len(dst)/4); ok {
 			decodeFloats(v, src, from)
-			return
+			return -1, 0
 		}
 	}
 	var buf [512]float32
-	for len(dst) > 0 {
+	for done := 0; len(dst) > 0; {
 		v := buf[:min(len(buf), len(dst)/toSize)]
 		decodeFloats(v, src, from)
+		if i := overflow(v, to); i >= 0 {
+			return done + i, v[i]
+		}
 		encodeFloats(dst, v, to)
-		dst, src = dst[len(v)*toSize:], src[len(v)*fromSize:]
+		dst, src, done = dst[len(v)*toSize:], src[len(v)*fromSize:], done+len(v)
 	}
+	return -1, 0
+}
+
+// overflow finds a finite number that would become infinite in type d: one from halfway between the
+// largest that d has and the next power of two. It gives -1 where there is none.
+func overflow(v []float32, d DType) int {
+	var limit float32
+	switch d {
+	case Float16:
+		limit = 65520
+	case BFloat16:
+		limit = 0x1.ffp127
+	default:
+		return -1
+	}
+	for i, x := range v {
+		if (x >= limit || x <= -limit) && !math.IsInf(float64(x), 0) {
+			return i
+		}
+	}
+	return -1
 }
 
 // Float16ToFloat32 widens an IEEE 754 binary16 number; exact.

@@ -94,6 +94,31 @@ func TestHalfFloats(t *testing.T) {
 	}
 }
 
+// A number that would become infinite is found, the last one that would not is not.
+func TestConvertOverflow(t *testing.T) {
+	inf := float32(math.Inf(1))
+	for _, c := range []struct {
+		to   DType
+		v    []float32
+		want int
+	}{
+		{Float16, []float32{65504, -65519.996, inf, -inf}, -1},
+		{Float16, []float32{1, -65520}, 1},
+		{Float16, append(make([]float32, 1000), 1e9), 1000}, // behind the first pieces that are converted
+		{BFloat16, []float32{65536, 3.39e38}, -1},
+		{BFloat16, []float32{math.MaxFloat32}, 0},
+		{Float64, []float32{math.MaxFloat32}, -1},
+	} {
+		src := make([]byte, 4*len(c.v))
+		encodeFloats(src, c.v, Float32)
+		i, x := convert(make([]byte, len(c.v)*c.to.Bits()/8), src, Float32, c.to)
+		require.Equal(t, c.want, i, "%v", c.v)
+		if i >= 0 {
+			require.Equal(t, c.v[i], x)
+		}
+	}
+}
+
 // Data inside a protobuf begins at any byte; converting must not depend on it.
 func TestConvertUnaligned(t *testing.T) {
 	values := []float32{0, 1, -2.5, 65504, 0.0009765625, float32(math.Inf(-1)), 7}

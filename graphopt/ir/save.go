@@ -185,7 +185,7 @@ func plan(m *Model, inline int64) *layout {
 
 func (l *layout) graph(g *Graph) {
 	for _, v := range g.initializers {
-		l.tensor(v.Const)
+		l.tensor(v.Name, v.Const)
 	}
 	for _, n := range g.live() {
 		for _, a := range n.Attrs {
@@ -196,7 +196,7 @@ func (l *layout) graph(g *Graph) {
 	}
 }
 
-func (l *layout) tensor(t *Tensor) {
+func (l *layout) tensor(name string, t *Tensor) {
 	if t.Data == nil || t.Data.Len() == 0 {
 		return
 	}
@@ -218,7 +218,7 @@ func (l *layout) tensor(t *Tensor) {
 		if isPart {
 			l.part(p, at.off)
 		} else {
-			l.work = append(l.work, copyJobs(t.Data, at.off))
+			l.work = append(l.work, copyJobs(name, t.Data, at.off))
 		}
 	}
 	l.places[t] = at
@@ -236,13 +236,19 @@ func (l *layout) part(p *part, off int64) {
 }
 
 // copyJobs writes d to the file from off on, in pieces that d is cheap to read in.
-func copyJobs(d Data, at int64) iter.Seq[job] {
+func copyJobs(name string, d Data, at int64) iter.Seq[job] {
 	g := granule(d)
 	step := max(g, chunkBytes/g*g)
 	return func(yield func(job) bool) {
 		for off := int64(0); off < d.Len(); off += step {
 			n := min(step, d.Len()-off)
-			if !yield(job{n, func(w io.WriterAt) error { return copyRange(w, at+off, d, off, n) }}) {
+			run := func(w io.WriterAt) error {
+				if err := copyRange(w, at+off, d, off, n); err != nil {
+					return errorf("initializer %q: %w", name, err)
+				}
+				return nil
+			}
+			if !yield(job{n, run}) {
 				return
 			}
 		}

@@ -4,7 +4,8 @@ import "slices"
 
 // Cast gives t in another floating point type, rounded to nearest, converted while it is read. A
 // cast back is the data itself, as it was stored: what a narrower type in between would have
-// rounded is not lost, and reading costs nothing.
+// rounded is not lost, and reading costs nothing. Reading fails with ErrOverflow at a finite number that
+// the narrower type does not hold.
 func Cast(t *Tensor, to DType) (*Tensor, error) {
 	if t.DType == to {
 		return t, nil
@@ -48,7 +49,9 @@ func (c *castData) ReadAt(p []byte, off int64) (int, error) {
 		}
 		src = *buf
 	}
-	convert(p, src, c.from, c.to)
+	if i, x := convert(p, src, c.from, c.to); i >= 0 {
+		return 0, errorf("element %d is %g: %w: %v", at/from+int64(i), x, ErrOverflow, c.to)
+	}
 	return len(p), nil
 }
 

@@ -1,22 +1,49 @@
 package attention
 
 import (
+	"errors"
 	"fmt"
 	"math"
 	"math/rand/v2"
-	"runtime"
-
-	"golang.org/x/sync/errgroup"
+	"slices"
 
 	"github.com/qwenrt/qwenrt/graphopt/internal/interp"
+	"github.com/qwenrt/qwenrt/graphopt/internal/sample"
 	"github.com/qwenrt/qwenrt/graphopt/ir"
 )
 
-// sample is one set of lengths on which a cone is evaluated.
-type sample struct{ seq, past int64 }
+// trial is a run on which a cone is evaluated. The last row of its batch is padding from valid on.
+type trial struct {
+	sample.Lengths
+	valid int64 // tokens of the last row, past included
+}
 
-// A prompt, a token behind a past, and a chunk behind a past: the three ways a cache is used.
-var samples = []sample{{4, 0}, {1, 3}, {3, 2}}
+// trials are the ways in which a cache is used: a prompt, a token behind a past, a chunk behind a past,
+// prompts of two lengths, and a token for each of two rows.
+var trials = []trial{
+	{sample.Lengths{Batch: 1, Sequence: 4, Past: 0}, 4},
+	{sample.Lengths{Batch: 1, Sequence: 1, Past: 3}, 4},
+	{sample.Lengths{Batch: 1, Sequence: 3, Past: 2}, 5},
+	{sample.Lengths{Batch: 2, Sequence: 3, Past: 0}, 2},
+	{sample.Lengths{Batch: 2, Sequence: 1, Past: 2}, 3},
+}
+
+// trials are those that the graph can be run on: where it fixes lengths, with those.
+func (f *fuser) trials() []trial {
+	var fit []trial
+	for _, t := range trials {
+		l := f.in.Fit(t.Lengths)
+		t = trial{l, max(l.Total()-(t.Total()-t.valid), 0)}
+		if !slices.Contains(fit, t) {
+			fit = append(fit, t)
+		}
+	}
+	return fit
+}
+
+func (t trial) String() string {
+	return fmt.Sprintf("with %d tokens after %d in %d rows", t.Sequence, t.Past, t.Batch)
+}
 
 func scale(dim int64) float32 { return float32(1 / math.Sqrt(float64(dim))) }
 
@@ -31,283 +58,317 @@ func tolerance(d ir.DType) float64 {
 	return 1e-4
 }
 
-// prove evaluates the cone and compares it with attention as it is defined.
+// proofs are the layers looked at so far, and what they have in common.
+type proofs struct {
+	place    map[*ir.Node]int
+	verdicts []verdict
+	rotary   [2]table // cosines and sines of the layers to be fused
+	shapes   []*interp.Evaluator
+}
+
+type verdict struct {
+	layer *layer
+	err   error
+}
+
+// prove evaluates the cone and compares it with attention as it is defined. The layers of a model
+// are alike: where a cone is the same function of its anchors as one before, node by node, the
+// verdict is the same.
 func (f *fuser) prove(l *layer) error {
-	if err := f.findRotary(l); err != nil {
+	for _, v := range f.verdicts {
+		if f.alike(v.layer, l) {
+			return v.err
+		}
+	}
+	err := f.evaluate(l)
+	f.verdicts = append(f.verdicts, verdict{l, err})
+	return err
+}
+
+func (f *fuser) evaluate(l *layer) error {
+	rotary, err := f.findRotary(l)
+	if err != nil {
 		return err
 	}
-	for _, s := range samples {
-		if err := f.proveSample(l, s); err != nil {
-			return fmt.Errorf("with %d tokens after %d: %w", s.seq, s.past, err)
+	if f.rotary[0].value != nil && !(f.sameTable(f.rotary[0], rotary[0]) && f.sameTable(f.rotary[1], rotary[1])) {
+		return errors.New("this layer's rotary embedding is not that of the others")
+	}
+	for _, t := range f.trials() {
+		if err := f.try(l, t, rotary); err != nil {
+			return fmt.Errorf("%v: %w", t, err)
 		}
+	}
+	if f.unit.MaxPositions > 0 {
+		if err := f.farBack(l, rotary); err != nil {
+			return err
+		}
+	}
+	if f.rotary[0].value == nil {
+		f.rotary = rotary
 	}
 	return nil
 }
 
-// given are the model's inputs at some lengths: one sequence, without padding.
-func (f *fuser) given(s sample) map[*ir.Value]*interp.Tensor {
-	ones := make([]int64, s.past+s.seq)
-	for i := range ones {
-		ones[i] = 1
-	}
-	pos := make([]int64, s.seq)
-	for i := range pos {
-		pos[i] = s.past + int64(i)
-	}
-	m := map[*ir.Value]*interp.Tensor{
-		f.ids:  interp.Ints([]int64{1, s.seq}, make([]int64, s.seq)...),
-		f.mask: interp.Ints([]int64{1, s.past + s.seq}, ones...),
-	}
-	if f.position != nil {
-		m[f.position] = interp.Ints([]int64{1, s.seq}, pos...)
-	}
-	for _, in := range f.graph.Inputs() {
-		if in.Type != nil && len(in.Type.Shape) == 4 {
-			m[in] = interp.ShapeOnly(in.Type.DType, 1, in.Type.Shape[1].Size, s.past, in.Type.Shape[3].Size)
-		}
+// given are the model's inputs for one trial.
+func (f *fuser) given(t trial) map[*ir.Value]*interp.Tensor {
+	m := f.in.Given(t.Lengths)
+	mask := m[f.in.Mask].I
+	for i := t.valid; i < t.Total(); i++ {
+		mask[(t.Batch-1)*t.Total()+i] = 0
 	}
 	return m
 }
 
-func noise(rng *rand.Rand, d ir.DType, shape ...int64) *interp.Tensor {
+// noise are numbers within ±reach that are exact in every floating point type.
+func noise(rng *rand.Rand, d ir.DType, reach float64, shape ...int64) *interp.Tensor {
 	n, _ := ir.NumElements(shape)
 	t := &interp.Tensor{DType: d, Shape: shape, F: make([]float64, n)}
 	for i := range t.F {
-		t.F[i] = float64(rng.IntN(257)-128) / 128 // exact in every floating point type
+		t.F[i] = float64(rng.IntN(257)-128) / 128 * reach
 	}
 	return t
 }
 
-// spread gives an anchor its shape: four dimensions behind a norm, three behind a product.
-func spread(v *ir.Value, t *interp.Tensor) *interp.Tensor {
-	if v.Producer().Is("", "SimplifiedLayerNormalization") {
-		return t
-	}
+// queryReach makes scores large enough for the softmax to tell keys apart: with numbers within ±1 it
+// gives nearly equal weights, and a wrong scale would hardly show.
+const queryReach = 8
+
+// anchored gives a tensor [B,S,H,D] the dimensions that the anchor v has.
+func (f *fuser) anchored(v *ir.Value, t *interp.Tensor) *interp.Tensor {
 	s := t.Shape
-	return &interp.Tensor{DType: t.DType, Shape: []int64{s[0], s[1], s[2] * s[3]}, F: t.F}
+	switch f.form(v, s[3]) {
+	case sideBySide:
+		s = []int64{s[0], s[1], s[2] * s[3]}
+	case headRows:
+		s = []int64{s[0], s[1] * s[2], s[3]}
+	}
+	return &interp.Tensor{DType: t.DType, Shape: s, F: t.F}
 }
 
-func (f *fuser) proveSample(l *layer, s sample) error {
-	rng := rand.New(rand.NewPCG(uint64(s.seq), uint64(s.past)))
-	q := noise(rng, l.dtype, 1, s.seq, l.heads, l.dim)
-	k := noise(rng, l.dtype, 1, s.seq, l.kvHeads, l.dim)
-	v := noise(rng, l.dtype, 1, s.seq, l.kvHeads, l.dim)
-	pk := noise(rng, l.dtype, 1, l.kvHeads, s.past, l.dim)
-	pv := noise(rng, l.dtype, 1, l.kvHeads, s.past, l.dim)
-	in := f.given(s)
-	in[l.q], in[l.k], in[l.v] = spread(l.q, q), spread(l.k, k), spread(l.v, v)
-	in[l.pastKey], in[l.pastVal] = pk, pv
+func (f *fuser) try(l *layer, t trial, rotary [2]table) error {
+	rng := rand.New(rand.NewPCG(uint64(t.Sequence), uint64(t.Past)))
+	x := operands{
+		q:       noise(rng, l.dtype, queryReach, t.Batch, t.Sequence, l.heads, l.dim),
+		k:       noise(rng, l.dtype, 1, t.Batch, t.Sequence, l.kvHeads, l.dim),
+		v:       noise(rng, l.dtype, 1, t.Batch, t.Sequence, l.kvHeads, l.dim),
+		pastKey: noise(rng, l.dtype, 1, t.Batch, l.kvHeads, t.Past, l.dim),
+		pastVal: noise(rng, l.dtype, 1, t.Batch, l.kvHeads, t.Past, l.dim),
+	}
+	in := f.given(t)
+	in[l.q], in[l.k], in[l.v] = f.anchored(l.q, x.q), f.anchored(l.k, x.k), f.anchored(l.v, x.v)
+	in[l.pastKey], in[l.pastVal] = x.pastKey, x.pastVal
 	e := interp.New(in)
-	cos, err := e.Value(f.rotary[0])
-	if err != nil {
+	var err error
+	if x.cos, err = f.angles(e, rotary[0], l, t.Lengths); err != nil {
 		return err
 	}
-	sin, err := e.Value(f.rotary[1])
-	if err != nil {
+	if x.sin, err = f.angles(e, rotary[1], l, t.Lengths); err != nil {
 		return err
 	}
-	if err := plausible(cos.F, sin.F, int(s.seq), int(l.dim)); err != nil {
-		return err
-	}
-	want := attend(l, s, q, k, v, pk, pv, cos.F, sin.F)
-	for i, got := range []*ir.Value{l.out, l.key, l.val} {
-		t, err := e.Value(got)
+	want := attend(l, t, x)
+	for i, v := range []*ir.Value{l.out, l.key, l.val} {
+		got, err := e.Value(v)
 		if err != nil {
 			return err
 		}
-		if err := close(t, want[i], tolerance(l.dtype)); err != nil {
-			return fmt.Errorf("%q is not that of causal attention: %w", got.Name, err)
+		if err := near(got, want[i], tolerance(l.dtype)); err != nil {
+			return fmt.Errorf("%q is not that of causal attention: %w", v.Name, err)
 		}
 	}
 	return nil
 }
 
-func close(got, want *interp.Tensor, tol float64) error {
-	if fmt.Sprint(got.Shape) != fmt.Sprint(want.Shape) {
+// near compares what was computed with what should be; NaN there stands for anything.
+func near(got, want *interp.Tensor, tol float64) error {
+	if !slices.Equal(got.Shape, want.Shape) {
 		return fmt.Errorf("its shape is %v, not %v", got.Shape, want.Shape)
 	}
-	for i := range want.F {
-		if !(math.Abs(got.F[i]-want.F[i]) <= tol*(1+math.Abs(want.F[i]))) {
-			return fmt.Errorf("element %d is %g, not %g", i, got.F[i], want.F[i])
+	for i, w := range want.F {
+		if math.IsNaN(w) {
+			continue
+		}
+		if !(math.Abs(got.F[i]-w) <= tol*(1+math.Abs(w))) {
+			return fmt.Errorf("element %d is %.4g, not %.4g", i, got.F[i], w)
 		}
 	}
 	return nil
 }
 
-// plausible checks that cos and sin are rotations, up to a common factor (YaRN scales them), whose
-// two halves are the same, as tables of half the width need it.
-func plausible(cos, sin []float64, seq, dim int) error {
-	if len(cos) != seq*dim || len(sin) != seq*dim {
-		return fmt.Errorf("the rotary tables have %d values for %d positions of size %d", len(cos), seq, dim)
-	}
-	for i := range seq {
-		for j := range dim / 2 {
-			a, b := i*dim+j, i*dim+j+dim/2
-			if cos[a] != cos[b] || sin[a] != sin[b] {
-				return fmt.Errorf("the two halves of the rotary tables differ")
-			}
-		}
-	}
-	return nil
-}
+// operands of attention: q, k, v [B,S,H,D]; pasts [B,H,P,D]; cosines and sines [B,S,D/2].
+type operands struct{ q, k, v, pastKey, pastVal, cos, sin *interp.Tensor }
 
 // attend is the definition: rotate queries and keys, join keys and values with the past, and for each
-// query take the softmax over all keys up to its own position.
-func attend(l *layer, s sample, q, k, v, pk, pv *interp.Tensor, cos, sin []float64) [3]*interp.Tensor {
-	S, P, D := int(s.seq), int(s.past), int(l.dim)
-	H, G := int(l.heads), int(l.kvHeads)
-	total := P + S
-	rotate := func(x []float64, row int) []float64 {
+// query take the softmax over all keys up to its own position. Padding gives NaN.
+func attend(l *layer, t trial, x operands) [3]*interp.Tensor {
+	B, S, P, D := int(t.Batch), int(t.Sequence), int(t.Past), int(l.dim)
+	H, G, T := int(l.heads), int(l.kvHeads), int(t.Total())
+	rotate := func(v []float64, row int) []float64 {
 		y := make([]float64, D)
-		for d := range D {
-			other := -x[(d+D/2)%D]
-			if d >= D/2 {
-				other = x[d-D/2]
-			}
-			y[d] = x[d]*cos[row*D+d] + other*sin[row*D+d]
+		for d := range D / 2 {
+			a, b := v[d], v[d+D/2]
+			cos, sin := x.cos.F[row*D/2+d], x.sin.F[row*D/2+d]
+			y[d], y[d+D/2] = a*cos-b*sin, b*cos+a*sin
 		}
 		return y
 	}
-	keys := &interp.Tensor{Shape: []int64{1, l.kvHeads, int64(total), l.dim}, F: make([]float64, G*total*D)}
-	vals := &interp.Tensor{Shape: keys.Shape, F: make([]float64, G*total*D)}
-	for h := range G {
-		copy(keys.F[h*total*D:], pk.F[h*P*D:(h+1)*P*D])
-		copy(vals.F[h*total*D:], pv.F[h*P*D:(h+1)*P*D])
-		for i := range S {
-			at, row := (h*total+P+i)*D, (i*G+h)*D
-			copy(keys.F[at:at+D], rotate(k.F[row:row+D], i))
-			copy(vals.F[at:at+D], v.F[row:row+D])
+	keys := &interp.Tensor{Shape: []int64{t.Batch, l.kvHeads, t.Total(), l.dim}, F: make([]float64, B*G*T*D)}
+	vals := &interp.Tensor{Shape: keys.Shape, F: make([]float64, B*G*T*D)}
+	out := &interp.Tensor{Shape: []int64{t.Batch, t.Sequence, l.heads * l.dim}, F: make([]float64, B*S*H*D)}
+	hidden := func(v []float64) {
+		for i := range v {
+			v[i] = math.NaN()
 		}
 	}
-	out := &interp.Tensor{Shape: []int64{1, s.seq, l.heads * l.dim}, F: make([]float64, S*H*D)}
-	for i := range S {
-		for h := range H {
-			row := (i*H + h) * D
-			query := rotate(q.F[row:row+D], i)
-			group := h / (H / G)
-			n := P + i + 1
-			score := make([]float64, n)
-			sum := 0.0
-			for j := range n {
-				at := (group*total + j) * D
-				for d := range D {
-					score[j] += query[d] * keys.F[at+d]
-				}
-				score[j] = math.Exp(score[j] * float64(scale(l.dim)))
-				sum += score[j]
+	for b := range B {
+		valid := T
+		if b == B-1 {
+			valid = int(t.valid)
+		}
+		for h := range G {
+			past, now := (b*G+h)*P*D, (b*G+h)*T*D
+			copy(keys.F[now:], x.pastKey.F[past:past+P*D])
+			copy(vals.F[now:], x.pastVal.F[past:past+P*D])
+			for i := range S {
+				at, row := now+(P+i)*D, ((b*S+i)*G+h)*D
+				copy(keys.F[at:at+D], rotate(x.k.F[row:row+D], b*S+i))
+				copy(vals.F[at:at+D], x.v.F[row:row+D])
 			}
-			for j := range n {
-				at := (group*total + j) * D
-				for d := range D {
-					out.F[row+d] += score[j] / sum * vals.F[at+d]
+			hidden(keys.F[now+valid*D : now+T*D])
+			hidden(vals.F[now+valid*D : now+T*D])
+		}
+		for i := range S {
+			for h := range H {
+				row := ((b*S+i)*H + h) * D
+				if P+i >= valid {
+					hidden(out.F[row : row+D])
+					continue
 				}
+				head := (b*G + h/(H/G)) * T * D
+				mix(out.F[row:row+D], rotate(x.q.F[row:row+D], b*S+i), keys.F[head:], vals.F[head:], P+i+1, float64(scale(l.dim)))
 			}
 		}
 	}
 	return [3]*interp.Tensor{out, keys, vals}
 }
 
-// findRotary finds the values that hold the cosines and sines: what keys are multiplied by on
-// their way to the present. All layers must use the same two.
-func (f *fuser) findRotary(l *layer) error {
-	s := sample{2, 1}
-	// With ones in the first half of each key and zeros in the second, rotated keys are the
-	// cosines followed by the sines.
-	probe := &interp.Tensor{DType: l.dtype, Shape: []int64{1, s.seq, l.kvHeads, l.dim}, F: make([]float64, s.seq*l.kvHeads*l.dim)}
-	for i := range probe.F {
-		if int64(i)%l.dim < l.dim/2 {
-			probe.F[i] = 1
+// mix sets out to the values of the first n positions, weighted by the softmax of their keys' scores.
+func mix(out, query, keys, vals []float64, n int, scale float64) {
+	D := len(out)
+	weight := make([]float64, n)
+	sum := 0.0
+	for j := range n {
+		for d := range D {
+			weight[j] += query[d] * keys[j*D+d]
+		}
+		weight[j] = math.Exp(weight[j] * scale)
+		sum += weight[j]
+	}
+	for j := range n {
+		for d := range D {
+			out[d] += weight[j] / sum * vals[j*D+d]
 		}
 	}
-	in := f.given(s)
-	in[l.k] = spread(l.k, probe)
-	in[l.pastKey] = noise(rand.New(rand.NewPCG(1, 1)), l.dtype, 1, l.kvHeads, s.past, l.dim)
-	e := interp.New(in)
-	key, err := e.Value(l.key)
-	if err != nil {
-		return err
+}
+
+// farBack makes sure that the last token of a full context sees all of it: no window hides what is far
+// back, be it by the mask or by cutting keys off. The trials are too short to show that, and the whole cone
+// is too large to be evaluated at this length; but at one query the mask is one row. Every value
+// of that length that joins the data must be the same for all keys, and what it is in the trials.
+func (f *fuser) farBack(l *layer, rotary [2]table) error {
+	total := f.unit.MaxPositions
+	sizes := []int64{l.dim, l.dim / 2, l.heads, l.kvHeads, l.heads * l.dim, l.heads / l.kvHeads}
+	for total > 2 && slices.Contains(sizes, total) { // so that a dimension of this size is that of the keys
+		total--
 	}
-	half := int(l.dim / 2)
-	D, total := int(l.dim), int(s.seq+s.past)
-	expect := func(v *ir.Value, offset int) bool {
-		t, err := e.Value(v)
-		if err != nil || len(t.F) != int(s.seq)*D {
-			return false
-		}
-		for i := range int(s.seq) {
-			for j := range half {
-				if t.F[i*D+j] != key.F[((total-int(s.seq)+i)*D)+offset+j] {
-					return false
-				}
-			}
-		}
-		return true
+	one, all := f.in.Fit(sample.Lengths{Batch: 1, Sequence: 1, Past: 3}), f.in.Fit(sample.Lengths{Batch: 1, Sequence: 1, Past: total - 1})
+	if one == all {
+		return nil // the graph runs on one length alone, on which it was tried
 	}
-	var cos, sin *ir.Value
-	for _, n := range f.graph.Nodes() {
-		if !l.cone[n] || !n.Is("", "Mul") {
+	if all.Sequence != 1 {
+		return fmt.Errorf("%d tokens in each run: whether the last of them sees all keys was not found out", all.Sequence)
+	}
+	total = all.Total()
+	near, far := interp.New(f.in.Given(one)), interp.New(f.in.Given(all))
+	if keys, err := l.seen(far); err != nil || keys != total {
+		return fmt.Errorf("of %d keys, not all take part in the scores", total)
+	}
+	for _, v := range l.joining() {
+		if v == rotary[0].value || v == rotary[1].value {
 			continue
 		}
-		for _, v := range n.Inputs() {
-			if v == nil || v.Producer() == nil || l.leads(l.k, v) || l.leads(l.q, v) {
-				continue
-			}
-			if cos == nil && expect(v, 0) {
-				cos = v
-			}
-			if sin == nil && expect(v, half) {
-				sin = v
-			}
+		shape, err := far.Shape(v)
+		if err != nil {
+			return fmt.Errorf("with %d keys: %w", total, err)
+		}
+		if !slices.Contains(shape.Shape, total) {
+			continue
+		}
+		a, err := near.Value(v)
+		if err != nil {
+			return err
+		}
+		b, err := far.Value(v)
+		if err != nil {
+			return fmt.Errorf("with %d keys: %w", total, err)
+		}
+		if !uniform(a, b) {
+			return fmt.Errorf("with %d keys, %q does not treat all of them alike: a sliding window?", total, v.Name)
 		}
 	}
-	if cos == nil || sin == nil {
-		return fmt.Errorf("no rotary embedding of the keys was found")
-	}
-	if f.rotary[0] != nil && f.rotary != [2]*ir.Value{cos, sin} {
-		return fmt.Errorf("this layer's rotary embedding is not that of the others")
-	}
-	f.rotary = [2]*ir.Value{cos, sin}
 	return nil
 }
 
-// chunk is how many positions are evaluated at a time.
-const chunk = 1024
-
-// tables are the cosines and sines [positions, D/2] of all positions, as the old graph computes them.
-func (f *fuser) tables(l *layer) (cos, sin *ir.Tensor, err error) {
-	rows, half, dim := f.unit.MaxPositions, int(l.dim/2), int(l.dim)
-	out := [2][]float32{make([]float32, int(rows)*half), make([]float32, int(rows)*half)}
-	var group errgroup.Group
-	group.SetLimit(runtime.GOMAXPROCS(0))
-	for first := int64(0); first < rows; first += chunk {
-		group.Go(func() error {
-			s := sample{seq: min(chunk, rows-first), past: first}
-			e := interp.New(f.given(s))
-			for i, v := range f.rotary {
-				t, err := e.Value(v)
-				if err != nil {
-					return err
-				}
-				if len(t.F) != int(s.seq)*dim {
-					return fmt.Errorf("the rotary table has %d values for %d positions of size %d", len(t.F), s.seq, dim)
-				}
-				for r := range int(s.seq) {
-					for j := range half {
-						out[i][(int(first)+r)*half+j] = float32(t.F[r*dim+j])
-					}
-				}
+// seen is the number of keys that take part in the scores.
+func (l *layer) seen(e *interp.Evaluator) (int64, error) {
+	t, err := e.Shape(l.scores)
+	if err != nil {
+		return 0, err
+	}
+	axis := len(t.Shape) - 1
+	if contained(l.core) {
+		if past := l.pastKey.Uses(); slices.ContainsFunc(past, func(u ir.Use) bool { return u.Node == l.core }) {
+			if t, err = e.Shape(l.key); err != nil { // the operator joins past and new keys itself
+				return 0, err
 			}
-			return nil
-		})
+		}
+		axis = len(t.Shape) / 2 // [B,H,T,D] or [B,T,H·D]
 	}
-	if err := group.Wait(); err != nil {
-		return nil, nil, err
+	if axis < 0 || axis >= len(t.Shape) {
+		return 0, nil
 	}
-	var typed [2]*ir.Tensor
-	for i := range out {
-		if typed[i], err = ir.Cast(ir.Float32Tensor(out[i], rows, int64(half)), l.dtype); err != nil {
-			return nil, nil, err
+	return t.Shape[axis], nil
+}
+
+// joining are the values of the cone that are not computed from the data themselves but meet it.
+func (l *layer) joining() []*ir.Value {
+	var found []*ir.Value
+	for _, v := range l.data {
+		n := v.Producer()
+		if !l.cone[n] {
+			continue
+		}
+		for _, w := range n.Inputs() {
+			if w != nil && w.Constant() == nil && !slices.Contains(l.data, w) && !slices.Contains(found, w) {
+				found = append(found, w)
+			}
 		}
 	}
-	return typed[0], typed[1], nil
+	return found
+}
+
+// uniform reports whether all elements of both tensors are one number.
+func uniform(a, b *interp.Tensor) bool {
+	for _, t := range []*interp.Tensor{a, b} {
+		for i := range t.F {
+			if t.F[i] != a.F[0] {
+				return false
+			}
+		}
+		for i := range t.I {
+			if t.I[i] != a.I[0] {
+				return false
+			}
+		}
+	}
+	return a.Len() > 0 && b.Len() > 0
 }

@@ -4,7 +4,6 @@ package constants
 
 import (
 	"errors"
-	"fmt"
 
 	g "github.com/qwenrt/qwenrt/graphopt"
 	"github.com/qwenrt/qwenrt/graphopt/internal/interp"
@@ -26,39 +25,50 @@ func run(u *g.Unit) (int, error) {
 	graph := u.Model.Graph
 	folded := 0
 	for _, n := range graph.Nodes() { // operands come first, so one sweep suffices
-		if len(n.Outputs()) != 1 || n.HasGraph() || !interp.Known(n.OpType) || !n.Is("", n.OpType) || !small(n) {
+		if len(n.Outputs()) != 1 || n.HasGraph() || n.Output(0).IsOutput() { // an output keeps its node: ONNX wants one
 			continue
 		}
-		out, err := interp.New(nil).Value(n.Output(0))
+		t, err := value(n)
 		if errors.Is(err, interp.ErrUnsupported) {
 			continue
 		}
 		if err != nil {
-			return folded, err
-		}
-		if out.Len() > maxElements {
+			u.Decline(passName, n.String(), err) // it is for ONNX Runtime to say, when it gets there
 			continue
 		}
-		t, err := out.IR()
-		if err != nil {
-			return folded, fmt.Errorf("%v: %w", n, err)
-		}
 		old := n.Output(0)
-		if old.IsOutput() {
-			continue // an output keeps its node: ONNX wants one
-		}
 		name := old.Name
 		old.Name = graph.Fresh(name + "/folded")
-		c := graph.AddInitializer(name, t)
-		if err := graph.Replace(old, c); err != nil {
+		if err := graph.Replace(old, graph.AddInitializer(name, t)); err != nil {
 			return folded, err
 		}
 		if err := graph.Remove(n); err != nil {
 			return folded, err
 		}
+		u.Applied(passName, n.String())
 		folded++
 	}
 	return folded, nil
+}
+
+const passName = "constants"
+
+// value is what n always gives. It fails with interp.ErrUnsupported where that is not known, or too
+// large to be worth storing.
+func value(n *ir.Node) (*ir.Tensor, error) {
+	if a := n.Attr("value"); n.Is("", "Constant") && a != nil && a.T != nil {
+		return a.T, nil // of any size and type
+	}
+	if !small(n) {
+		return nil, interp.ErrUnsupported
+	}
+	e := interp.New(nil)
+	e.MaxElements = maxElements
+	t, err := e.Value(n.Output(0))
+	if err != nil {
+		return nil, err
+	}
+	return t.IR()
 }
 
 // small reports whether all operands of n are constants of moderate size.

@@ -8,6 +8,7 @@
 package silu
 
 import (
+	"fmt"
 	"path"
 
 	g "github.com/qwenrt/qwenrt/graphopt"
@@ -18,7 +19,7 @@ import (
 var Pass = &g.Pass{
 	Name:    "silu",
 	Doc:     "x·sigmoid(x) becomes QuickGelu with alpha 1",
-	Needs:   "nothing",
+	Needs:   "float32, float16 or bfloat16",
 	Targets: []g.Target{g.CPU, g.CUDA},
 	Run:     func(u *g.Unit) (int, error) { return u.Apply(rule) },
 }
@@ -27,6 +28,15 @@ var rule = &g.Rule{
 	Name:    "silu",
 	Doc:     "Mul(x, Sigmoid(x))",
 	Pattern: g.Op("Mul", g.Any("x"), g.Op("Sigmoid", g.Any("x"))),
+	Check: func(m *g.Match) error {
+		switch t := m.Unit.Type(m.Value("x")); {
+		case t == nil:
+			return fmt.Errorf("the type of %q is not known", m.Value("x").Name)
+		case t.DType != ir.Float32 && t.DType != ir.Float16 && t.DType != ir.BFloat16:
+			return fmt.Errorf("there is no kernel for %v", t.DType)
+		}
+		return nil
+	},
 	Rewrite: func(m *g.Match) (*ir.Value, error) {
 		g.Require(m.Unit.Model, g.Microsoft)
 		return m.Graph.Add(ir.NodeSpec{

@@ -10,6 +10,7 @@ package skipnorm
 import (
 	"fmt"
 	"path"
+	"slices"
 
 	g "github.com/qwenrt/qwenrt/graphopt"
 	"github.com/qwenrt/qwenrt/graphopt/ir"
@@ -32,17 +33,28 @@ var rule = &g.Rule{
 		g.Op("Add", g.Any("input"), g.Any("skip")).As("sum").Shared(), g.Const("weight")),
 	Check: func(m *g.Match) error {
 		// The kernel does not broadcast: a bias is no residual.
-		for _, name := range []string{"input", "skip"} {
+		var shapes [2][]ir.Dim
+		for i, name := range []string{"input", "skip"} {
 			v := m.Value(name)
 			if v.Constant() != nil {
 				return fmt.Errorf("%q is a constant, not a residual", v.Name)
 			}
+			t := m.Unit.Type(v)
+			if !t.HasShape() || slices.Contains(t.Shape, ir.Sym("")) {
+				return fmt.Errorf("the shape of %q is not known", v.Name)
+			}
+			if t.DType == ir.Float64 {
+				return fmt.Errorf("there is no kernel for %v", t.DType)
+			}
+			shapes[i] = t.Shape
 		}
-		a, b := m.Value("input").Type, m.Value("skip").Type
-		if a.HasShape() && b.HasShape() && len(a.Shape) != len(b.Shape) {
-			return fmt.Errorf("the operands have %d and %d dimensions", len(a.Shape), len(b.Shape))
+		if len(shapes[0]) != 2 && len(shapes[0]) != 3 {
+			return fmt.Errorf("the sum has %d dimensions, not 2 or 3", len(shapes[0]))
 		}
-		if axis := m.Root.Int("axis", -1); axis != -1 {
+		if !slices.Equal(shapes[0], shapes[1]) {
+			return fmt.Errorf("%q and %q have different shapes", m.Value("input").Name, m.Value("skip").Name)
+		}
+		if axis := m.Root.Int("axis", -1); axis != -1 && axis != int64(len(shapes[0]))-1 {
 			return fmt.Errorf("the norm runs over axis %d", axis)
 		}
 		if m.Value("sum").IsOutput() {

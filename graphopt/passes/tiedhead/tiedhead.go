@@ -29,8 +29,12 @@ var rule = &g.Rule{
 	Doc:     "MatMul(x, Transpose(constant matrix))",
 	Pattern: g.Op("MatMul", g.Any("x"), g.Op("Transpose", g.Const("table")).Perm(1, 0)),
 	Check: func(m *g.Match) error {
-		if t := m.Const("table"); len(t.Shape) != 2 {
+		t := m.Const("table")
+		if len(t.Shape) != 2 {
 			return fmt.Errorf("the constant has shape %v", t.Shape)
+		}
+		if t.DType != ir.Float32 && t.DType != ir.Float16 && t.DType != ir.BFloat16 {
+			return fmt.Errorf("there is no kernel for %v", t.DType)
 		}
 		return nil
 	},
