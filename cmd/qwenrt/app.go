@@ -32,11 +32,14 @@ func (p *program) commands() []*cli.Command {
 	return []*cli.Command{
 		p.runCommand(),
 		p.benchCommand(),
+		p.evalCommand(),
 		p.pullCommand(),
 		p.buildCommand(),
 		p.exportCommand(),
 		p.optimizeCommand(),
 		p.quantizeCommand(),
+		p.inspectCommand(),
+		p.diffCommand(),
 		p.doctorCommand(),
 		p.versionCommand(),
 	}

@@ -40,7 +40,7 @@ func TestUsage(t *testing.T) {
 		{"unknown command", []string{"frobnicate"}, `unknown command "frobnicate"`},
 		{"unknown flag before any command", []string{"--frobnicate"}, `unknown flag "frobnicate"`},
 		{"unknown flag", []string{"run", "x", "-p", "y", "--frobnicate"}, `run: unknown flag "frobnicate"`},
-		{"flag of another command", []string{"optimize", "x", "-o", "y", "--dtype", "fp16"}, `unknown flag "dtype"`},
+		{"flag of another command", []string{"optimize", "x", "-o", "y", "--block-size", "32"}, `unknown flag "block-size"`},
 		{"no checkpoint", []string{"export", "-o", "x"}, "missing argument HF_DIR"},
 		{"empty argument", []string{"export", "", "-o", "x"}, "HF_DIR is empty"},
 		{"two checkpoints", []string{"build", "a", "b", "-o", "x"}, `unexpected argument "b"`},

@@ -51,6 +51,14 @@ func config(c *cli.Context) (accelerate.Config, error) {
 		Precision: accelerate.Precision(c.String("precision")),
 		DType:     accelerate.DType(c.String("dtype")),
 		Target:    graphopt.Target(c.String("target")),
+		Passes:    c.StringSlice("passes"),
+		Disable:   c.StringSlice("disable"),
+
+		KeepFloat32:  c.StringSlice("keep-fp32"),
+		NarrowLogits: c.Bool("narrow-logits"),
+		Lenient:      c.Bool("lenient"),
+		Sequence:     c.Int64("sequence"),
+		Total:        c.Int64("total"),
 	}
 	if c.IsSet("block-size") {
 		conf.BlockSize = c.Int("block-size")
@@ -80,7 +88,9 @@ func (p *program) buildCommand() *cli.Command {
 		UsageText: "qwenrt build HF_DIR -o OUT [options]",
 		Description: "The same as export, optimize and quantize in a row, without folders in between.\n" + checkpointHelp + "\n\n" +
 			"Example: qwenrt build Qwen3-0.6B -o qwen3-int4",
-		Flags: slices.Concat(outputFlags(), exportFlags(), optimizeFlags(), quantizeFlags("none, int4 or int8"), hubFlags()),
+		Flags: slices.Concat(outputFlags(), exportFlags(), optimizeFlags(), quantizeFlags("none, int4 or int8"), hubFlags(), []cli.Flag{
+			boolFlag("lenient", "go on where the target has no kernel, and say so"),
+		}),
 		Action: func(c *cli.Context) error {
 			return p.fromCheckpoint(c, accelerate.Build, "qwenrt run %s -p 'What is a harbor?'")
 		},
@@ -132,7 +142,11 @@ func (p *program) make(c *cli.Context, next string, work makeFunc) error {
 		return err
 	}
 	progress.done()
-	_, err = fmt.Fprintf(p.stdout, "%s\nnext: %s\n", summary(report), fmt.Sprintf(next, shellWord(out.Dir)))
+	text := summary(report) + "\n"
+	if report.Missing != "" {
+		text += "no kernel: " + report.Missing + "\n"
+	}
+	_, err = fmt.Fprintf(p.stdout, "%snext: %s\n", text, fmt.Sprintf(next, shellWord(out.Dir)))
 	return err
 }
 

@@ -86,6 +86,14 @@ func (p *progress) show(done, total int64, every int) {
 	fmt.Fprintf(p.w, "\r\x1b[K%s [%s%s] %d %% of %s", p.label, strings.Repeat("=", full), strings.Repeat(" ", width-full), percent, bytesText(total))
 }
 
+// count tells of things that are few enough to be counted. Elsewhere than on a terminal the label is
+// enough.
+func (p *progress) count(done, total int, things string) {
+	if p.terminal {
+		fmt.Fprintf(p.w, "\r\x1b[K%s: %d of %d %s", p.label, done, total, things)
+	}
+}
+
 // done clears the bar. It may be called more than once.
 func (p *progress) done() {
 	if p.terminal && p.label != "" {

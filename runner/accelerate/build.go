@@ -21,9 +21,12 @@ type Output struct {
 // Build makes a checkpoint into the model folder that c asks for: Export, Optimize and Quantize in
 // one pass over the weights.
 //
-// Errors: folder.ErrExists, folder.ErrNotReplaceable, qwen3.ErrUnsupported. After an error the output
+// Errors: folder.ErrExists, folder.ErrNotReplaceable, qwen3.ErrUnsupported, kernels.ErrNoKernel. After an error the output
 // is as it was.
 func Build(ctx context.Context, from Source, out Output, c Config, e Events) (*Report, error) {
+	if err := c.supported(); err != nil {
+		return nil, err
+	}
 	steps := []step{(*work).export, (*work).optimize, (*work).quantize}
 	if c.Precision == None {
 		steps = steps[:2]
@@ -40,6 +43,9 @@ func Export(ctx context.Context, from Source, out Output, c Config, e Events) (*
 // Optimize reads a model folder, or a .onnx file with its configuration beside it, and writes one with
 // the graph fused for c.Target. Errors are those of Build.
 func Optimize(ctx context.Context, in string, out Output, c Config, e Events) (*Report, error) {
+	if err := c.supported(); err != nil {
+		return nil, err
+	}
 	return run(ctx, fromFolder(in), out, c, e, (*work).optimize)
 }
 
@@ -71,6 +77,11 @@ func run(ctx context.Context, open opener, out Output, c Config, e Events, steps
 	w := &work{set: set, events: e, report: &Report{Dir: out.Dir}}
 	if err := w.run(ctx, open, stage, steps); err != nil {
 		return nil, errors.Join(explain(err), stage.Abort())
+	}
+	if e.Check != nil {
+		if err := e.Check(ctx, stage.Dir()); err != nil {
+			return nil, errors.Join(err, stage.Abort())
+		}
 	}
 	if err := stage.Commit(); err != nil {
 		return nil, errors.Join(err, stage.Abort())

@@ -8,6 +8,8 @@ import (
 
 	"github.com/qwenrt/qwenrt/graphopt"
 	"github.com/qwenrt/qwenrt/graphopt/ir"
+	"github.com/qwenrt/qwenrt/graphopt/kernels"
+	"github.com/qwenrt/qwenrt/graphopt/passes"
 	"github.com/qwenrt/qwenrt/quantize"
 )
 
@@ -50,10 +52,24 @@ type Config struct {
 	BlockSize int
 	// Symmetric leaves zero points out. Default (nil): DefaultSymmetric.
 	Symmetric *bool
-	// DType of the export. Default: DefaultDType.
+	// DType of weights, activations and KV cache: what Export and Build export, and what Optimize
+	// converts to. Default: DefaultDType; a graph that is optimised stays as it is.
 	DType DType
 	// Target is the execution provider for which the graph is optimised. Default: DefaultTarget.
 	Target graphopt.Target
+	// Passes, if any are named, are the only ones that the optimiser runs; those in Disable it leaves
+	// out. See passes.All. Default: all that serve the target.
+	Passes, Disable []string
+	// KeepFloat32 names operators and nodes that a conversion to DType leaves in fp32, and NarrowLogits
+	// converts the logits too; see graphopt.Options.
+	KeepFloat32  []string
+	NarrowLogits bool
+	// Lenient goes on where the target has no kernel for DType, and reports it. Without, that is an
+	// error before any work is done.
+	Lenient bool
+	// Sequence and Total fix the lengths of a Core ML graph: new tokens of a run, and new and cached
+	// tokens together. Default: they stay free.
+	Sequence, Total int64
 }
 
 // Validate reports all that is wrong with c, in one line.
@@ -70,6 +86,15 @@ type settings struct {
 	Symmetric bool
 	DType     DType
 	Target    graphopt.Target
+	Passes    []string
+	Disable   []string
+
+	Convert      ir.DType // Undefined: the type stays
+	KeepFloat32  []string
+	NarrowLogits bool
+	Lenient      bool
+	Sequence     int64
+	Total        int64
 }
 
 func (c Config) resolve() (settings, error) {
@@ -79,6 +104,15 @@ func (c Config) resolve() (settings, error) {
 		Symmetric: DefaultSymmetric,
 		DType:     cmp.Or(c.DType, DefaultDType),
 		Target:    cmp.Or(c.Target, DefaultTarget),
+		Passes:    c.Passes,
+		Disable:   c.Disable,
+
+		Convert:      c.DType.ir(),
+		KeepFloat32:  c.KeepFloat32,
+		NarrowLogits: c.NarrowLogits,
+		Lenient:      c.Lenient,
+		Sequence:     c.Sequence,
+		Total:        c.Total,
 	}
 	if c.Symmetric != nil {
 		s.Symmetric = *c.Symmetric
@@ -103,6 +137,15 @@ func (c Config) resolve() (settings, error) {
 	}
 	if _, err := graphopt.ParseTarget(string(s.Target)); err != nil {
 		fault("target %q: want cpu, cuda or coreml", s.Target)
+	} else {
+		o := s.optimization()
+		o.Lenient = true // whether the target has kernels is no fault of the Config; see supported
+		if err := graphopt.Check(passes.All(), o); err != nil {
+			fault("%s", flat(err))
+		}
+	}
+	if (c.Sequence == 0) != (c.Total == 0) || c.Sequence < 0 || c.Total < c.Sequence {
+		fault("sequence %d of total %d: want both, the second at least as large, or neither", c.Sequence, c.Total)
 	}
 	if len(faults) > 0 {
 		return settings{}, errors.New("accelerate: " + strings.Join(faults, "; "))
@@ -112,6 +155,34 @@ func (c Config) resolve() (settings, error) {
 
 func (s settings) quantization() quantize.Options {
 	return quantize.Options{Precision: quantize.Precision(s.Precision), BlockSize: s.BlockSize, Symmetric: s.Symmetric}
+}
+
+func (s settings) optimization() graphopt.Options {
+	o := graphopt.Options{
+		Target: s.Target, Only: s.Passes, Disable: s.Disable,
+		DType: s.Convert, KeepFloat32: s.KeepFloat32, NarrowLogits: s.NarrowLogits, Lenient: s.Lenient,
+	}
+	if s.Sequence > 0 {
+		o.Static = graphopt.Lengths{Batch: 1, Sequence: s.Sequence, Total: s.Total}
+	}
+	return o
+}
+
+// supported reports, before any work is done, whether the target can compute what is asked for.
+func (c Config) supported() error {
+	s, err := c.resolve()
+	if err != nil {
+		return err
+	}
+	if err := graphopt.Check(passes.All(), s.optimization()); err != nil {
+		return fmt.Errorf("accelerate: %s: %w", flat(err), kernels.ErrNoKernel)
+	}
+	return nil
+}
+
+// flat makes one line of an error of graphopt.
+func flat(err error) string {
+	return strings.ReplaceAll(strings.ReplaceAll(err.Error(), "\n", "; "), "graphopt: ", "")
 }
 
 func (d DType) ir() ir.DType {

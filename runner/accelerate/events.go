@@ -1,6 +1,7 @@
 package accelerate
 
 import (
+	"context"
 	"time"
 
 	"github.com/qwenrt/qwenrt/graphopt"
@@ -27,6 +28,9 @@ type Events struct {
 	Progress func(done, total int64)
 	// Trace is called for each match of the optimiser, see graphopt.Options.
 	Trace func(graphopt.Event)
+	// Check is called with the finished folder, which still has another name. Its error ends the work,
+	// and nothing is left behind.
+	Check func(ctx context.Context, dir string) error
 }
 
 func (e Events) step(s Step) {
@@ -40,7 +44,10 @@ type Report struct {
 	Dir                     string           // the folder
 	NodesBefore, NodesAfter int              // of the graph; the same where it was not optimised
 	Passes                  []graphopt.Count // of the optimiser, in order
-	Bytes                   int64            // of the model and its weights on disk
+	// Missing says for what the target has no kernel, so that it runs elsewhere or in another type; empty if
+	// there is nothing.
+	Missing string
+	Bytes   int64 // of the model and its weights on disk
 	// BitsPerWeight is the size of all weights, scales and zero points included, over their number;
 	// 0 where a quantised model came in.
 	BitsPerWeight float64

@@ -18,7 +18,7 @@ import (
 func TestExactness(t *testing.T) {
 	found, err := filepath.Glob(checkpoints + "*/reference.safetensors")
 	require.NoError(t, err)
-	require.Len(t, found, 8)
+	require.GreaterOrEqual(t, len(found), 8)
 	for _, reference := range append(found, "../../models/testdata/reference/logits.safetensors") {
 		source := accelerate.Source{Dir: filepath.Dir(reference)}
 		if filepath.Base(reference) == "logits.safetensors" {

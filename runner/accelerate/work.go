@@ -7,11 +7,13 @@ import (
 	"io/fs"
 	"os"
 	"path/filepath"
+	"slices"
 	"strconv"
 	"strings"
 
 	"github.com/qwenrt/qwenrt/graphopt"
 	"github.com/qwenrt/qwenrt/graphopt/ir"
+	"github.com/qwenrt/qwenrt/graphopt/kernels"
 	"github.com/qwenrt/qwenrt/graphopt/passes"
 	"github.com/qwenrt/qwenrt/models/folder"
 	"github.com/qwenrt/qwenrt/models/qwen3"
@@ -115,20 +117,55 @@ func (w *work) countNodes() {
 
 func (w *work) optimize(ctx context.Context) error {
 	w.events.step(StepOptimize)
-	r, err := graphopt.Run(ctx, w.model, passes.All(), graphopt.Options{
-		Target:       w.set.Target,
-		MaxPositions: int64(w.facts.ContextLength),
-		Trace:        w.events.Trace,
-	})
+	o := w.set.optimization()
+	o.MaxPositions, o.Trace = int64(w.facts.ContextLength), w.events.Trace
+	r, err := graphopt.Run(ctx, w.model, passes.All(), o)
 	if err != nil {
 		return err
 	}
 	w.report.Passes, w.report.NodesAfter = r.Passes, r.NodesAfter
+	if err := w.checkKernels(); err != nil {
+		return err
+	}
 	done := folder.Step{Command: "optimize", Options: map[string]string{"target": string(w.set.Target)}}
+	if o.DType != ir.Undefined {
+		done.Options["dtype"] = o.DType.String()
+	}
+	if w.set.Sequence > 0 {
+		done.Options["lengths"] = fmt.Sprintf("%d of %d", w.set.Sequence, w.set.Total)
+	}
+	for name, list := range map[string][]string{"passes": w.set.Passes, "disable": w.set.Disable, "keep_fp32": w.set.KeepFloat32} {
+		if len(list) > 0 {
+			done.Options[name] = strings.Join(list, ",")
+		}
+	}
 	for _, p := range r.Passes {
 		done.Passes = append(done.Passes, folder.Pass{Name: p.Name, Count: p.Count})
 	}
 	w.record(done)
+	return nil
+}
+
+// checkKernels compares the finished graph with what the target has kernels for.
+func (w *work) checkKernels() error {
+	missing, err := kernels.Check(w.model, w.set.Target)
+	if err != nil {
+		return err
+	}
+	refused := slices.DeleteFunc(slices.Clone(missing), func(m kernels.Missing) bool { return m.Effect != kernels.Refused })
+	if len(refused) > 0 && !w.set.Lenient {
+		return fmt.Errorf("accelerate: target %s: %w: %s", w.set.Target, kernels.ErrNoKernel, kernels.Summary(refused))
+	}
+	if len(missing) > 0 {
+		w.report.Missing = kernels.Summary(missing)
+		return nil
+	}
+	// A lenient conversion leaves in fp32 what it finds no kernels for, so that nothing is missing.
+	strict := w.set.optimization()
+	strict.Lenient = false
+	if err := graphopt.Check(passes.All(), strict); err != nil {
+		w.report.Missing = flat(err)
+	}
 	return nil
 }
 

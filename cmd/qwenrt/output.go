@@ -1,0 +1,51 @@
+package main
+
+import (
+	"encoding/json"
+	"errors"
+	"io"
+	"os"
+	"path/filepath"
+
+	"github.com/urfave/cli/v2"
+)
+
+// formFlag chooses between a table for people and JSON for programs.
+func formFlag() cli.Flag {
+	return &cli.StringFlag{Name: "output", Aliases: []string{"o"}, Usage: "form of the output: table or json", Value: "table"}
+}
+
+// asJSON reads the form.
+func asJSON(c *cli.Context) (bool, error) {
+	switch form := c.String("output"); form {
+	case "json":
+		return true, nil
+	case "table":
+		return false, nil
+	default:
+		return false, commandUsage(c, "output %q: want table or json", form)
+	}
+}
+
+func (p *program) writeJSON(v any) error {
+	e := json.NewEncoder(p.stdout)
+	e.SetEscapeHTML(false)
+	e.SetIndent("", "  ")
+	return e.Encode(v)
+}
+
+// newFile has a file written, which takes its name when it is complete.
+func newFile(path string, write func(io.Writer) error) error {
+	f, err := os.CreateTemp(filepath.Dir(path), "."+filepath.Base(path)+"-*")
+	if err != nil {
+		return err
+	}
+	err = write(f)
+	if err = errors.Join(err, f.Chmod(0o644), f.Close()); err == nil {
+		err = os.Rename(f.Name(), path)
+	}
+	if err != nil {
+		os.Remove(f.Name())
+	}
+	return err
+}
