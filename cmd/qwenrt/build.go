@@ -89,6 +89,7 @@ func (p *program) buildCommand() *cli.Command {
 		Description: "The same as export, optimize and quantize in a row, without folders in between.\n" + checkpointHelp + "\n\n" +
 			"Example: qwenrt build Qwen3-0.6B -o qwen3-int4",
 		Flags: slices.Concat(outputFlags(), exportFlags(), optimizeFlags(), quantizeFlags("none, int4 or int8"), hubFlags(), []cli.Flag{
+			&cli.StringSliceFlag{Name: "disable", Usage: "passes of the optimiser to leave out, as `NAME,...`"},
 			boolFlag("lenient", "go on where the target has no kernel, and say so"),
 		}),
 		Action: func(c *cli.Context) error {
