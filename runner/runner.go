@@ -3,7 +3,9 @@ package runner
 import (
 	"cmp"
 	"context"
+	"errors"
 	"fmt"
+	"io/fs"
 	"os"
 	"path/filepath"
 	"slices"
@@ -97,8 +99,9 @@ type Info struct {
 // KVBytes is the memory of the KV cache for n tokens.
 func (i Info) KVBytes(n int) int64 { return i.kvBytes * int64(n) }
 
-// Open loads the model at path: a model folder, which holds model.onnx or one other .onnx file, or the
-// .onnx file itself. A folder without a tokenizer or a chat template opens as well; what needs them says
+// Open loads the model at path: a model folder, which holds model.onnx or one other .onnx file, itself or in
+// a folder onnx, or the .onnx file itself. Configuration and tokenizer are beside the file, or above a folder
+// onnx. A folder without a tokenizer or a chat template opens as well; what needs them says
 // so. ctx is looked at between the steps of loading.
 //
 // Errors: fs.ErrNotExist, ErrNotModel, ir.ErrMalformed, those of ort.NewSession, and the context's.
@@ -110,13 +113,17 @@ func Open(ctx context.Context, path string, o Options) (*Runner, error) {
 	if err != nil {
 		return nil, err
 	}
-	r := &Runner{dir: filepath.Dir(file), chunk: cmp.Or(o.PrefillChunk, DefaultPrefillChunk)}
+	r := &Runner{dir: configDir(file), chunk: cmp.Or(o.PrefillChunk, DefaultPrefillChunk)}
 	if err := r.load(ctx, file, o); err != nil {
 		_ = r.Close() // what matters is why there is nothing to close
 		return nil, err
 	}
 	return r, nil
 }
+
+// graphFolder is where the onnx-community repositories on the Hugging Face hub have their graphs: model.onnx,
+// model_q4.onnx and others, below configuration and tokenizer.
+const graphFolder = "onnx"
 
 // modelFile finds the graph that path means.
 func modelFile(path string) (string, error) {
@@ -127,26 +134,55 @@ func modelFile(path string) (string, error) {
 	if !st.IsDir() {
 		return path, nil
 	}
-	entries, err := os.ReadDir(path)
-	if err != nil {
-		return "", fmt.Errorf("runner: %w", err)
+	for _, dir := range []string{path, filepath.Join(path, graphFolder)} {
+		found, err := graphs(dir)
+		switch {
+		case err != nil:
+			return "", fmt.Errorf("runner: %w", err)
+		case len(found) == 1:
+			return filepath.Join(dir, found[0]), nil
+		case len(found) > 1:
+			return "", fmt.Errorf("runner: %s: %w: the folder has no model.onnx, but %s: name one of them", dir, ErrNotModel, strings.Join(found, ", "))
+		}
 	}
-	var found []string
+	return "", fmt.Errorf("runner: %s: %w: the folder has no .onnx file", path, ErrNotModel)
+}
+
+// graphs lists the .onnx files of a folder; model.onnx alone, if it is there. A folder that is not there has none.
+func graphs(dir string) (found []string, err error) {
+	entries, err := os.ReadDir(dir)
+	if err != nil && !errors.Is(err, fs.ErrNotExist) {
+		return nil, err
+	}
 	for _, e := range entries {
 		switch {
 		case e.Name() == "model.onnx":
-			return filepath.Join(path, e.Name()), nil
+			return []string{e.Name()}, nil
 		case filepath.Ext(e.Name()) == ".onnx":
 			found = append(found, e.Name())
 		}
 	}
-	switch len(found) {
-	case 0:
-		return "", fmt.Errorf("runner: %s: %w: the folder has no .onnx file", path, ErrNotModel)
-	case 1:
-		return filepath.Join(path, found[0]), nil
+	return found, nil
+}
+
+// configDir is the folder with configuration and tokenizer of a model file: its own, or the one above a
+// folder onnx that has no configuration itself.
+func configDir(file string) string {
+	dir := filepath.Dir(file)
+	whole, err := filepath.Abs(dir)
+	if err != nil || filepath.Base(whole) != graphFolder {
+		return dir
 	}
-	return "", fmt.Errorf("runner: %s: %w: the folder has no model.onnx, but %s: name one of them", path, ErrNotModel, strings.Join(found, ", "))
+	for _, name := range []string{configFile, genaiFile} {
+		if _, err := os.Stat(filepath.Join(dir, name)); err == nil {
+			return dir
+		}
+	}
+	above := filepath.Dir(whole)
+	if _, err := os.Stat(filepath.Join(above, configFile)); err != nil {
+		return dir
+	}
+	return above
 }
 
 func (r *Runner) load(ctx context.Context, file string, o Options) error {

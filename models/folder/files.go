@@ -18,9 +18,12 @@ const (
 	GenAIName    = "genai_config.json"
 )
 
+// configName is what transformers calls the configuration of a model.
+const configName = "config.json"
+
 // sideFiles are what tokenizers, chat templates and licences of Qwen3 checkpoints are called.
 var sideFiles = []string{
-	"config.json",
+	configName,
 	"generation_config.json",
 	"tokenizer.json",
 	"tokenizer_config.json",
@@ -82,8 +85,12 @@ func copyFile(to string, from fs.FS, name string) error {
 // ErrNoModel means that a folder does not hold an ONNX model, or several of which none is model.onnx.
 var ErrNoModel = errors.New("no ONNX model")
 
+// graphFolder is where the onnx-community repositories on the Hugging Face hub have their graphs: model.onnx,
+// model_q4.onnx and others, below configuration and tokenizer.
+const graphFolder = "onnx"
+
 // ModelFile finds the model that a user means: the file itself, or in a folder model.onnx, or the
-// only .onnx file there is.
+// only .onnx file there is; in the folder, or else in a folder onnx in it.
 func ModelFile(path string) (string, error) {
 	info, err := os.Stat(path)
 	if err != nil {
@@ -95,24 +102,57 @@ func ModelFile(path string) (string, error) {
 		}
 		return path, nil
 	}
-	entries, err := os.ReadDir(path)
+	for _, dir := range []string{path, filepath.Join(path, graphFolder)} {
+		found, err := graphs(dir)
+		switch {
+		case err != nil:
+			return "", err
+		case len(found) == 1:
+			return filepath.Join(dir, found[0]), nil
+		case len(found) > 1:
+			return "", fmt.Errorf("folder: %s: %w: want %s, or name one of %s", dir, ErrNoModel, ModelName, strings.Join(found, ", "))
+		}
+	}
+	return "", fmt.Errorf("folder: %s: %w", path, ErrNoModel)
+}
+
+// graphs lists the .onnx files of a folder; model.onnx alone, if it is there. A folder that is not there has none.
+func graphs(dir string) ([]string, error) {
+	entries, err := os.ReadDir(dir)
+	if errors.Is(err, fs.ErrNotExist) {
+		return nil, nil
+	}
 	if err != nil {
-		return "", fmt.Errorf("folder: %w", err)
+		return nil, fmt.Errorf("folder: %w", err)
 	}
 	var found []string
 	for _, e := range entries {
 		if e.Name() == ModelName {
-			return filepath.Join(path, ModelName), nil
+			return []string{ModelName}, nil
 		}
 		if filepath.Ext(e.Name()) == ".onnx" && !e.IsDir() {
 			found = append(found, e.Name())
 		}
 	}
-	switch len(found) {
-	case 1:
-		return filepath.Join(path, found[0]), nil
-	case 0:
-		return "", fmt.Errorf("folder: %s: %w", path, ErrNoModel)
+	return found, nil
+}
+
+// ConfigDir is the folder with configuration and tokenizer of a model file: its own, or the one above a
+// folder onnx that has no configuration itself.
+func ConfigDir(file string) string {
+	dir := filepath.Dir(file)
+	whole, err := filepath.Abs(dir)
+	if err != nil || filepath.Base(whole) != graphFolder {
+		return dir
 	}
-	return "", fmt.Errorf("folder: %s: %w: want %s, or name one of %s", path, ErrNoModel, ModelName, strings.Join(found, ", "))
+	above := filepath.Dir(whole)
+	for _, name := range []string{configName, GenAIName} {
+		if _, err := os.Stat(filepath.Join(dir, name)); err == nil {
+			return dir
+		}
+	}
+	if _, err := os.Stat(filepath.Join(above, configName)); err != nil {
+		return dir
+	}
+	return above
 }

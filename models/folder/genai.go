@@ -1,8 +1,13 @@
 package folder
 
 import (
+	"cmp"
+	"encoding/json"
 	"errors"
 	"fmt"
+	"io"
+	"io/fs"
+	"os"
 	"path/filepath"
 	"strings"
 
@@ -107,6 +112,74 @@ func WriteGenAI(dir string, f Facts, m *ir.Model) error {
 		return fmt.Errorf("folder: %s: %w", GenAIName, err)
 	}
 	return nil
+}
+
+// ErrNoFacts means that a folder has no genai_config.json.
+var ErrNoFacts = errors.New("no " + GenAIName)
+
+// maxGenAI is far above any genai_config.json; a file beyond it is something else.
+const maxGenAI = 1 << 20
+
+// ReadGenAI reads dir/genai_config.json, which folders made by onnxruntime-genai's model builder have instead
+// of a config.json.
+//
+// Errors: ErrNoFacts.
+func ReadGenAI(dir string) (Facts, error) {
+	path := filepath.Join(dir, GenAIName)
+	f, err := os.Open(path)
+	if errors.Is(err, fs.ErrNotExist) {
+		return Facts{}, fmt.Errorf("folder: %s: %w", dir, ErrNoFacts)
+	}
+	if err != nil {
+		return Facts{}, fmt.Errorf("folder: %w", err)
+	}
+	defer f.Close()
+	var c struct {
+		Model struct {
+			genaiModel
+			EOS tokens `json:"eos_token_id"` // a number or a list
+		} `json:"model"`
+		Search genaiSearch `json:"search"`
+	}
+	c.Search = genaiSearch{Temperature: 1, TopP: 1, RepetitionPenalty: 1}
+	data, err := io.ReadAll(io.LimitReader(f, maxGenAI+1))
+	if err == nil && len(data) > maxGenAI {
+		err = fmt.Errorf("more than %d bytes", maxGenAI)
+	}
+	if err == nil {
+		err = json.Unmarshal(data, &c)
+	}
+	m, d := c.Model, c.Model.Decoder
+	if err == nil && (m.ContextLength <= 0 || d.HeadSize <= 0 || d.NumHeads <= 0 || d.NumKVHeads <= 0 || d.NumLayers <= 0) {
+		err = errors.New("want context_length, head_size, num_attention_heads, num_key_value_heads and num_hidden_layers above 0")
+	}
+	if err != nil {
+		return Facts{}, fmt.Errorf("folder: %s: %w", path, err)
+	}
+	none := -1
+	return Facts{
+		Type: m.Type, ContextLength: m.ContextLength, VocabSize: m.VocabSize,
+		HiddenSize: d.HiddenSize, HeadDim: d.HeadSize, NumHeads: d.NumHeads, NumKVHeads: d.NumKVHeads, NumLayers: d.NumLayers,
+		BOS: *cmp.Or(m.BOS, &none), EOS: m.EOS, Pad: *cmp.Or(m.Pad, &none),
+		Sampling: Sampling{
+			DoSample: c.Search.DoSample, Temperature: c.Search.Temperature, TopK: c.Search.TopK, TopP: c.Search.TopP,
+			RepetitionPenalty: c.Search.RepetitionPenalty,
+		},
+	}, nil
+}
+
+// tokens are token ids that JSON gives as a number, a list or null.
+type tokens []int
+
+func (t *tokens) UnmarshalJSON(b []byte) error {
+	var one *int
+	if err := json.Unmarshal(b, &one); err == nil {
+		if *t = nil; one != nil {
+			*t = tokens{*one}
+		}
+		return nil
+	}
+	return json.Unmarshal(b, (*[]int)(t))
 }
 
 func newGenAI(f Facts, m *ir.Model) (*genaiConfig, error) {

@@ -5,6 +5,7 @@ import (
 	"os"
 	"path/filepath"
 	"slices"
+	"strings"
 	"testing"
 
 	"github.com/stretchr/testify/require"
@@ -97,6 +98,54 @@ func TestGenAINeedsTheUsualNames(t *testing.T) {
 	_, err = newGenAI(more, graph(true, "input_ids"))
 	require.ErrorContains(t, err, "no output present.%d.key")
 	require.ErrorContains(t, WriteGenAI(t.TempDir(), more, graph(true, "input_ids")), "folder: genai_config.json: ")
+}
+
+// What is written is read back, and so is what onnxruntime-genai's model builder writes.
+func TestReadGenAI(t *testing.T) {
+	dir := t.TempDir()
+	require.NoError(t, WriteGenAI(dir, facts(), graph(true, "input_ids", "attention_mask")))
+	got, err := ReadGenAI(dir)
+	require.NoError(t, err)
+	want := facts()
+	want.Pad = want.EOS[0] // as it is written where there is none
+	require.Equal(t, want, got)
+
+	got, err = ReadGenAI("../../graphopt/testdata/foreign/genai-int4")
+	require.NoError(t, err)
+	require.Equal(t, Facts{Type: "qwen3", ContextLength: 512, VocabSize: 128, HiddenSize: 32, HeadDim: 16, NumHeads: 4, NumKVHeads: 2, NumLayers: 2,
+		BOS: got.BOS, EOS: got.EOS, Pad: got.Pad, Sampling: got.Sampling}, got)
+	require.NotEmpty(t, got.EOS)
+}
+
+func TestReadGenAIErrors(t *testing.T) {
+	_, err := ReadGenAI(t.TempDir())
+	require.ErrorIs(t, err, ErrNoFacts)
+	const sizes = `"context_length": 9, "decoder": {"head_size": 8, "num_attention_heads": 2, "num_hidden_layers": 1, "num_key_value_heads": 1}`
+	for _, c := range []struct{ why, text, want string }{
+		{"no JSON", `{`, "unexpected end"},
+		{"no sizes", `{"model": {"context_length": 9}}`, "head_size"},
+		{"negative", `{"model": {"context_length": -9, "decoder": {"head_size": 8}}}`, "above 0"},
+		{"end tokens of another kind", `{"model": {"eos_token_id": "x", ` + sizes + `}}`, "eos_token_id"},
+		{"too large", strings.Repeat(" ", maxGenAI) + `{}`, "more than"},
+	} {
+		dir := t.TempDir()
+		require.NoError(t, os.WriteFile(filepath.Join(dir, GenAIName), []byte(c.text), 0o644))
+		_, err := ReadGenAI(dir)
+		require.ErrorContains(t, err, c.want, c.why)
+		require.ErrorContains(t, err, GenAIName, c.why)
+	}
+	for _, c := range []struct {
+		eos  string
+		want []int
+	}{{"7", []int{7}}, {"[7, 8]", []int{7, 8}}, {"null", nil}} {
+		dir := t.TempDir()
+		text := `{"model": {"eos_token_id": ` + c.eos + `, ` + sizes + `}}`
+		require.NoError(t, os.WriteFile(filepath.Join(dir, GenAIName), []byte(text), 0o644))
+		got, err := ReadGenAI(dir)
+		require.NoError(t, err)
+		require.Equal(t, c.want, got.EOS)
+		require.Equal(t, -1, got.BOS, "none")
+	}
 }
 
 func TestSideFilesIsACopy(t *testing.T) {

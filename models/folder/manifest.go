@@ -29,6 +29,7 @@ type Manifest struct {
 	Source       Source            `json:"source"`
 	Steps        []Step            `json:"steps"` // in order
 	Quantization []QuantizedTensor `json:"quantization,omitempty"`
+	Weights      *Weights          `json:"weights,omitempty"` // of a quantised model
 	KVCache      KVCache           `json:"kv_cache"`
 	Versions     Versions          `json:"versions"`
 }
@@ -59,6 +60,23 @@ type QuantizedTensor struct {
 	Bits      int    `json:"bits"`
 	BlockSize int    `json:"block_size,omitempty"` // 0: one scale a channel or a tensor
 	Symmetric bool   `json:"symmetric"`
+	// Scale is how scales were found, such as mse; AccuracyLevel that of the products, 0 where there are none.
+	Scale         string `json:"scale,omitempty"`
+	AccuracyLevel int    `json:"accuracy_level,omitempty"`
+	Bytes         int64  `json:"bytes,omitempty"` // scales and zero points included
+	// RMSE is the error of the weights, SNR that of signal to noise in decibels, and Loss, where calibration has
+	// measured it, the squared error of the product relative to the product.
+	RMSE float64 `json:"rmse,omitempty"`
+	SNR  float64 `json:"snr_db,omitempty"`
+	Loss float64 `json:"loss,omitempty"`
+}
+
+// Weights are a model's float weights before and after quantisation; rotary tables are none of them.
+type Weights struct {
+	Count         int64   `json:"count"`
+	BytesBefore   int64   `json:"bytes_before"`
+	BytesAfter    int64   `json:"bytes_after"`
+	BitsPerWeight float64 `json:"bits_per_weight"`
 }
 
 // KVCache is the type of the KV cache's inputs and outputs.

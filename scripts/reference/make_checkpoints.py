@@ -61,6 +61,13 @@ CHECKPOINTS = {
     "yarn-f32": (dict(rope_scaling=YARN, max_position_embeddings=80), "float32", 1, 4, (150, 70)),
     "config5-f32": (dict(num_hidden_layers=1), "float32", 1, 5, (24, 9)),
     "gqa1-bf16": (dict(num_key_value_heads=1, tie_word_embeddings=True), "bfloat16", 1, 4, (24, 9)),
+    "small-bf16": (
+        dict(vocab_size=128, hidden_size=32, intermediate_size=48, tie_word_embeddings=True),
+        "bfloat16",
+        1,
+        4,
+        (24, 9),
+    ),
     "mha-bf16": (dict(num_key_value_heads=4, rope_theta=10000), "bfloat16", 1, 4, (24, 9)),
 }
 

@@ -114,3 +114,45 @@ func TestAttentionDeclines(t *testing.T) {
 		})
 	}
 }
+
+// Of products whose weights are packed, and of Gemm, only shapes are known.
+func TestProductShapes(t *testing.T) {
+	m := ir.NewModel("m", 10, 21)
+	given := map[*ir.Value]T{}
+	in := func(d ir.DType, shape ...int64) *ir.Value {
+		v := m.Graph.AddInput(m.Graph.Fresh("in"), nil)
+		given[v] = interp.ShapeOnly(d, shape...)
+		return v
+	}
+	op := func(domain, op string, attrs []*ir.Attr, in ...*ir.Value) *ir.Value {
+		return m.Graph.Add(ir.NodeSpec{Op: op, Domain: domain, Inputs: in, Attrs: attrs}).Output(0)
+	}
+	const ms = "com.microsoft"
+	sizes := []*ir.Attr{ir.Int("K", 8), ir.Int("N", 5)}
+	a, b := in(ir.Float32, 3, 8), in(ir.Float32, 8, 5)
+	ids, scales := in(ir.Int64, 2, 3), in(ir.Float16, 9, 2)
+	for _, c := range []struct {
+		v     *ir.Value
+		dtype ir.DType
+		want  []int64
+	}{
+		{op("", "Gemm", nil, a, b), ir.Float32, sh(3, 5)},
+		{op("", "Gemm", []*ir.Attr{ir.Int("transA", 1)}, b, a), 0, nil},
+		{op("", "Gemm", []*ir.Attr{ir.Int("transA", 1), ir.Int("transB", 1)}, b, a), ir.Float32, sh(5, 3)},
+		{op("", "Gemm", nil, in(ir.Float32, 1, 3, 8), b), 0, nil},
+		{op(ms, "MatMulNBits", sizes, in(ir.Float32, 2, 3, 8), in(ir.Uint8, 5, 1, 4), in(ir.Float32, 5)), ir.Float32, sh(2, 3, 5)},
+		{op(ms, "MatMulNBits", sizes, in(ir.Float32, 2, 3, 7), in(ir.Uint8, 5, 1, 4), in(ir.Float32, 5)), 0, nil},
+		{op(ms, "GatherBlockQuantized", nil, in(ir.Uint8, 9, 16), ids, scales), ir.Float16, sh(2, 3, 32)},
+		{op(ms, "GatherBlockQuantized", []*ir.Attr{ir.Int("bits", 8)}, in(ir.Uint8, 9, 16), ids, scales), ir.Float16, sh(2, 3, 16)},
+		{op(ms, "GatherBlockQuantized", nil, in(ir.Int4, 9, 32), ids, scales), ir.Float16, sh(2, 3, 32)},
+		{op(ms, "GatherBlockQuantized", []*ir.Attr{ir.Int("gather_axis", 1)}, in(ir.Int4, 9, 32), ids, scales), 0, nil},
+	} {
+		got, err := interp.New(given).Shape(c.v)
+		if c.want == nil {
+			require.Error(t, err)
+			continue
+		}
+		require.NoError(t, err)
+		require.Equal(t, interp.ShapeOnly(c.dtype, c.want...), got)
+	}
+}

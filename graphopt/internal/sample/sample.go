@@ -52,8 +52,23 @@ type Lengths struct{ Batch, Sequence, Past int64 }
 // Total is the number of tokens of a row after the run.
 func (l Lengths) Total() int64 { return l.Sequence + l.Past }
 
-// Fit replaces those of the lengths that the graph has fixed.
-func (in *Inputs) Fit(l Lengths) Lengths {
+// maxTokens bounds the tokens of a run: files may claim any lengths.
+const maxTokens = 1 << 20
+
+// Fit replaces those of the lengths that the graph has fixed. Lengths on which nothing could be computed are
+// left as they were asked for; the graph then fails on them, as it would on any.
+func (in *Inputs) Fit(asked Lengths) Lengths {
+	l := in.fit(asked)
+	if l.Batch < 1 || l.Sequence < 1 || l.Past < 0 || l.Batch > maxTokens || l.Sequence > maxTokens || l.Past > maxTokens {
+		return asked
+	}
+	if l.Batch*l.Total() > maxTokens {
+		return asked
+	}
+	return l
+}
+
+func (in *Inputs) fit(l Lengths) Lengths {
 	fixed := func(length *int64, v *ir.Value, axis int) bool {
 		if v == nil || v.Type.Shape[axis].Size < 0 {
 			return false

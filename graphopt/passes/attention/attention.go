@@ -1,7 +1,8 @@
 // Package attention replaces a whole layer of attention by GroupQueryAttention.
 //
 // What lies between the projections and the output product differs from exporter to exporter: how
-// the mask is computed, how rotary embedding rotates, how KV heads are repeated, where casts stand. The
+// the mask is computed, how rotary embedding rotates, how KV heads are repeated, where casts stand, and which of
+// these are operators of their own (Attention and RotaryEmbedding of opset 23, MultiHeadAttention). The
 // pass does not match these forms. It takes the cone of nodes between a layer's queries, keys, values
 // and past, and its attention output, and evaluates it on small inputs. If the results are those of
 // causal grouped-query attention with rotary embedding (Su et al., arXiv:2104.09864; Ainslie et
@@ -254,9 +255,20 @@ func (f *fuser) places() map[*ir.Node]int {
 	return f.place
 }
 
-// product reports whether n multiplies activations with a constant weight.
+// product reports whether n multiplies activations with a constant weight, quantised or not.
 func product(n *ir.Node) bool {
-	return n.Is("", "MatMul") && n.Input(1).Constant() != nil
+	return (n.Is("", "MatMul") || n.Is(g.Microsoft, "MatMulNBits")) && n.Input(1).Constant() != nil
+}
+
+// depth is the number of rows of a product's weight, 0 if it has not two dimensions.
+func depth(n *ir.Node) int64 {
+	if n.Is(g.Microsoft, "MatMulNBits") {
+		return max(n.Int("K", 0), 0)
+	}
+	if s := n.Input(1).Constant().Shape; len(s) == 2 {
+		return s[0]
+	}
+	return 0
 }
 
 // normalised reports whether v is what an RMSNorm gives.
@@ -467,11 +479,11 @@ func (l *layer) sizes() error {
 	if v := l.pastVal.Type; v.DType != t.DType || v.Shape[1].Size != l.kvHeads || v.Shape[3].Size != l.dim {
 		return fmt.Errorf("past keys and values differ in heads, head size or type")
 	}
-	weight := l.out.SoleUse().Input(1).Constant()
-	if len(weight.Shape) != 2 || weight.Shape[0] == 0 || weight.Shape[0]%l.dim != 0 {
-		return fmt.Errorf("the output projection %v does not take heads of size %d", weight.Shape, l.dim)
+	rows := depth(l.out.SoleUse())
+	if rows == 0 || rows%l.dim != 0 {
+		return fmt.Errorf("the output projection %v of %d rows does not take heads of size %d", l.out.SoleUse(), rows, l.dim)
 	}
-	l.heads = weight.Shape[0] / l.dim
+	l.heads = rows / l.dim
 	if l.heads%l.kvHeads != 0 {
 		return fmt.Errorf("%d heads on %d KV heads", l.heads, l.kvHeads)
 	}

@@ -136,6 +136,25 @@ func TestFixedLengths(t *testing.T) {
 	}
 }
 
+// Lengths that a file claims are not worked on without end, nor at all where there is nothing.
+func TestClaimedLengths(t *testing.T) {
+	for why, form := range map[string]graphtest.Decoder{
+		"a long chunk":            {Sequence: 1 << 19, Past: 1 << 18},
+		"a long past":             {Sequence: 1, Past: 1<<20 - 1},
+		"a long past for a model": {Sequence: 1, Past: 1 << 14, Heads: 64, HeadDim: 128},
+	} {
+		t.Run(why, func(t *testing.T) {
+			n, declined := fuse(t, form.Model(t), g.Options{})
+			require.Zero(t, n)
+			require.NotEmpty(t, declined)
+		})
+	}
+	for _, form := range []graphtest.Decoder{{Batch: 1 << 40}, {Sequence: 1 << 62, Past: 1 << 62}} {
+		n, _ := fuse(t, form.Model(t), g.Options{})
+		require.Equal(t, 1, n, "what cannot be run is the same function as what can")
+	}
+}
+
 // bfloat16 has no kernels on the CPU, so only the graph is looked at.
 func TestFusesBFloat16(t *testing.T) {
 	m := graphtest.Decoder{DType: ir.BFloat16}.Model(t)

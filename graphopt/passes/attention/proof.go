@@ -85,7 +85,28 @@ func (f *fuser) prove(l *layer) error {
 	return err
 }
 
+// What a graph of fixed lengths may ask for: numbers to hold, and multiplications of one run.
+const (
+	maxNumbers  = 1 << 26
+	maxProducts = 1 << 29
+)
+
+// feasible makes sure that the trials end.
+func (f *fuser) feasible(l *layer) error {
+	for _, t := range f.trials() {
+		width := l.heads * l.dim
+		numbers := t.Batch * t.Total() * width
+		if t.Batch*t.Total() > maxNumbers || numbers > maxNumbers || numbers*t.Sequence > maxProducts {
+			return fmt.Errorf("%v: too many to be computed", t)
+		}
+	}
+	return nil
+}
+
 func (f *fuser) evaluate(l *layer) error {
+	if err := f.feasible(l); err != nil {
+		return err
+	}
 	rotary, err := f.findRotary(l)
 	if err != nil {
 		return err

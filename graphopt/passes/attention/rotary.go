@@ -178,8 +178,8 @@ func (f *fuser) tables(l *layer) (cos, sin *ir.Tensor, err error) {
 	group, ctx := errgroup.WithContext(f.unit.Context())
 	group.SetLimit(runtime.GOMAXPROCS(0))
 	step := f.in.Fit(sample.Lengths{Batch: 1, Sequence: min(chunk, rows)}).Sequence // chunk, unless the graph fixes it
-	if step <= 0 {
-		return nil, nil, fmt.Errorf("the graph takes %d tokens", step)
+	if total := f.in.Fit(sample.Lengths{Batch: 1, Sequence: step}).Total(); step < chunk && rows/step*total > maxNumbers {
+		return nil, nil, fmt.Errorf("%d tokens in each run behind a past, and %d positions: too many runs", step, rows)
 	}
 	for first := int64(0); first < rows; first += step {
 		group.Go(func() error {

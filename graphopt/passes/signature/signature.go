@@ -155,8 +155,8 @@ func find(past *ir.Value) (cache, bool) {
 				c.present = u.Node.Output(o.value)
 			}
 		}
-		if axis := u.Node.Int("axis", 0); u.Node.Is("", "Concat") && (axis == 2 || axis == -2) && u.Index == 0 {
-			joined := u.Node.Output(0)
+		joined := u.Node.Output(0)
+		if axis := u.Node.Int("axis", 0); u.Node.Is("", "Concat") && (axis == 2 || axis == -2) && u.Index == 0 && joined != nil {
 			var ok bool
 			if c.keys, ok = scored(joined); !ok {
 				continue
@@ -174,8 +174,8 @@ func find(past *ir.Value) (cache, bool) {
 func output(v *ir.Value) *ir.Value {
 	if !v.IsOutput() {
 		for _, u := range v.Uses() {
-			if u.Node.Is("", "Identity") && u.Node.Output(0).IsOutput() {
-				return u.Node.Output(0)
+			if same := u.Node.Output(0); u.Node.Is("", "Identity") && same != nil && same.IsOutput() {
+				return same
 			}
 		}
 	}
@@ -203,7 +203,7 @@ func scored(v *ir.Value) (keys, ok bool) {
 				return true, true
 			case n.Is("", "Attention"), n.Is(g.Microsoft, "MultiHeadAttention"):
 				return u.Index == 1, u.Index == 1 || u.Index == 2
-			case n.Is("", "MatMul"), n.Is("", "Gemm"):
+			case n.Is("", "MatMul"), n.Is("", "Gemm"), n.Is(g.Microsoft, "MatMulNBits"):
 				if products++; products == 2 {
 					return false, true
 				}

@@ -19,6 +19,7 @@ import (
 	"fmt"
 	"runtime"
 	"slices"
+	"sync"
 	"sync/atomic"
 
 	"golang.org/x/sync/errgroup"
@@ -83,17 +84,20 @@ func matrix(v *ir.Value) *ir.Tensor {
 	return nil
 }
 
+// inside reports whether n gives something that is no output of the graph: outputs keep their nodes.
+func inside(n *ir.Node) bool { return n.Output(0) != nil && !n.Output(0).IsOutput() }
+
 // turned reports whether n transposes a matrix.
 func turned(n *ir.Node) bool {
 	perm := n.Ints("perm")
-	return n.Is("", "Transpose") && matrix(n.Input(0)) != nil && (perm == nil || slices.Equal(perm, []int64{1, 0}))
+	return n.Is("", "Transpose") && n.Output(0) != nil && matrix(n.Input(0)) != nil && (perm == nil || slices.Equal(perm, []int64{1, 0}))
 }
 
 // casts folds casts of weights. Those of small constants are computed before.
 func (w *weights) casts() error {
 	for _, n := range w.graph.Nodes() { // operands come first: a cast of a cast is folded too
 		to := ir.DType(n.Int("to", 0))
-		if !n.Is("", "Cast") || n.Input(0).Constant() == nil || n.Output(0).IsOutput() {
+		if !n.Is("", "Cast") || n.Input(0).Constant() == nil || !inside(n) {
 			continue
 		}
 		if c := n.Input(0).Constant(); c.DType.Float() && c.Data != nil && to.Float() {
@@ -117,7 +121,7 @@ func (w *weights) casts() error {
 func (w *weights) reshapes() error {
 	for _, n := range w.graph.Nodes() {
 		c, to := n.Input(0).Constant(), n.Input(1).Constant()
-		if !n.Is("", "Reshape") || c == nil || to == nil || c.Data == nil || n.Output(0).IsOutput() {
+		if !n.Is("", "Reshape") || c == nil || to == nil || c.Data == nil || !inside(n) {
 			continue
 		}
 		shape, err := to.Int64s()
@@ -151,7 +155,7 @@ func (r *rounded) Granule() int64 {
 // table then.
 func (w *weights) lookups() error {
 	for _, n := range w.graph.Nodes() {
-		if !turned(n) || n.Output(0).IsOutput() || !slices.ContainsFunc(n.Output(0).Uses(), lookup) {
+		if !turned(n) || !inside(n) || !slices.ContainsFunc(n.Output(0).Uses(), lookup) {
 			continue
 		}
 		stored := n.Input(0)
@@ -194,7 +198,7 @@ func (w *weights) transposed(u ir.Use, table *ir.Value) {
 // transpositions folds those of weights that nothing reads as they are: products of tables stay.
 func (w *weights) transpositions() error {
 	for _, n := range w.graph.Nodes() {
-		if !turned(n) || n.Output(0).IsOutput() || n.Input(0).NumUses() > 1 {
+		if !turned(n) || !inside(n) || n.Input(0).NumUses() > 1 {
 			continue
 		}
 		t, err := ir.Transpose(matrix(n.Input(0)))
@@ -216,7 +220,7 @@ func (w *weights) ties() error {
 		}
 		table := n.Input(0)
 		for _, m := range w.graph.Nodes() {
-			if !m.Is("", "MatMul") {
+			if !m.Is("", "MatMul") || m.Input(1) == nil {
 				continue
 			}
 			other, view := m.Input(1), matrix(m.Input(1))
@@ -264,6 +268,7 @@ func equal(ctx context.Context, a, b *ir.Tensor) (bool, error) {
 		return true, nil
 	}
 	var differ atomic.Bool
+	buffers := sync.Pool{New: func() any { b := make([]byte, 2*step); return &b }}
 	group, ctx := errgroup.WithContext(ctx)
 	group.SetLimit(runtime.GOMAXPROCS(0))
 	for off := int64(0); off < a.ByteLen() && !differ.Load(); off += step {
@@ -271,9 +276,11 @@ func equal(ctx context.Context, a, b *ir.Tensor) (bool, error) {
 			if err := ctx.Err(); err != nil {
 				return err
 			}
-			var parts [2][]byte
+			buffer := buffers.Get().(*[]byte)
+			defer buffers.Put(buffer)
+			n := min(step, a.ByteLen()-off)
+			parts := [2][]byte{(*buffer)[:n], (*buffer)[step : step+n]}
 			for i, t := range []*ir.Tensor{a, b} {
-				parts[i] = make([]byte, min(step, a.ByteLen()-off))
 				if n, err := t.Data.ReadAt(parts[i], off); n < len(parts[i]) {
 					return fmt.Errorf("read a weight: %w", err)
 				}
