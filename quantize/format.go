@@ -20,6 +20,9 @@ type Format struct {
 
 // String gives the format in words, such as "int4 block 32 symmetric".
 func (f Format) String() string {
+	if f == perChannel {
+		return "int8 per channel"
+	}
 	s := fmt.Sprintf("int%d block %d", f.Bits, f.BlockSize)
 	if f.Symmetric {
 		s += " symmetric"

@@ -1,8 +1,11 @@
 package quantize
 
 import (
+	"encoding/binary"
+	"errors"
 	"fmt"
 	"io"
+	"math"
 
 	"github.com/qwenrt/qwenrt/graphopt/ir"
 )
@@ -39,7 +42,10 @@ func MatrixOf(n *ir.Node) (*Matrix, error) {
 	default:
 		return nil, fmt.Errorf("quantize: %v holds no block-quantised weight", n)
 	}
-	m.packed, m.scales = data.Constant(), scales.Constant()
+	m.packed = data.Constant()
+	if c := resolve(scales); c != nil { // through the Cast of scales that are stored in float16
+		m.scales = c.view
+	}
 	if m.packed == nil || m.scales == nil || zeros != nil && zeros.Constant() == nil {
 		return nil, fmt.Errorf("quantize: the weight of %v is computed in the graph", n)
 	}
@@ -147,4 +153,54 @@ func unpack(packed []byte, i, bits int) uint8 {
 		return packed[i]
 	}
 	return packed[i/2] >> (i & 1 * 4) & 0xf
+}
+
+// rounded gives the weight after quantisation, [n, k] in float32. It is quantised when it is first read.
+func (p *producer) rounded() (*ir.Tensor, error) {
+	results := p.data()
+	m := &Matrix{Format: p.Format, N: p.n, K: p.k, stride: p.RowBytes(p.k)}
+	var errs []error
+	tensor := func(dtype ir.DType, d ir.Data, shape ...int64) *ir.Tensor {
+		t, err := ir.NewTensor(dtype, shape, d)
+		errs = append(errs, err)
+		return t
+	}
+	m.packed = tensor(ir.Uint8, results[outPadded], p.n, m.stride)
+	m.scales = tensor(p.scaleType, results[outScales], p.n, p.Blocks(p.k))
+	if !p.Symmetric {
+		m.zeros = tensor(ir.Uint8, results[outZeroPoints], p.n, p.ZeroPointBytes(p.k))
+	}
+	t := tensor(ir.Float32, matrixData{m}, p.n, p.k)
+	return t, errors.Join(errs...)
+}
+
+// matrixData is a matrix as float32, row by row.
+type matrixData struct{ m *Matrix }
+
+// Len implements ir.Data.
+func (d matrixData) Len() int64 { return 4 * d.m.N * d.m.K }
+
+// Granule is what is best read at a time: a row.
+func (d matrixData) Granule() int64 { return 4 * d.m.K }
+
+// ReadAt implements ir.Data.
+func (d matrixData) ReadAt(p []byte, off int64) (int, error) {
+	if off < 0 {
+		return 0, fmt.Errorf("quantize: read at %d", off)
+	}
+	row, line := make([]float32, d.m.K), make([]byte, d.Granule())
+	done := 0
+	for n := off / d.Granule(); n < d.m.N && done < len(p); n++ {
+		if err := d.m.Row(row, n); err != nil {
+			return done, err
+		}
+		for i, v := range row {
+			binary.LittleEndian.PutUint32(line[4*i:], math.Float32bits(v))
+		}
+		done += copy(p[done:], line[off+int64(done)-n*d.Granule():])
+	}
+	if done < len(p) {
+		return done, io.EOF
+	}
+	return done, nil
 }

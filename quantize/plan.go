@@ -3,7 +3,6 @@ package quantize
 import (
 	"errors"
 	"fmt"
-	"path"
 	"strings"
 
 	"github.com/qwenrt/qwenrt/graphopt/ir"
@@ -25,20 +24,22 @@ type Plan struct {
 	sites   []site    // in graph order
 	kept    []Kept
 	applied bool
-	before  totals // all float weights
-	rest    totals // those that are still float after Apply
+	rounded map[*ir.Value]*ir.Value // activations, and what they are in 8 bits and back
+	before  totals                  // all float weights
+	rest    totals                  // those that are still float after Apply
 }
 
 // totals is the extent of a set of tensors.
 type totals struct{ weights, bytes int64 }
 
-// floats adds up the float initializers of g, each Data once.
+// floats adds up the float weights of g, each Data once. Rotary tables are none: they are computed from the
+// configuration, and as long as the context, not the model, is.
 func floats(g *ir.Graph) totals {
 	var sum totals
 	seen := map[ir.Data]bool{}
 	for _, v := range g.Initializers() {
 		t := v.Const
-		if t.DType.Float() && !seen[t.Data] {
+		if t.DType.Float() && !seen[t.Data] && !rotary(v) {
 			seen[t.Data] = true
 			sum.weights += t.Len()
 			sum.bytes += t.ByteLen()
@@ -47,14 +48,31 @@ func floats(g *ir.Graph) totals {
 	return sum
 }
 
+// rotary reports whether v is a table of cosines or sines: read by attention as such, or looked up by position.
+func rotary(v *ir.Value) bool {
+	for _, u := range v.Uses() {
+		n := u.Node
+		switch {
+		case n.Is(microsoft, "GroupQueryAttention") && (n.Input(7) == v || n.Input(8) == v):
+		case n.Is(microsoft, "RotaryEmbedding") && (n.Input(2) == v || n.Input(3) == v):
+		case n.Is("", "RotaryEmbedding") && (n.Input(1) == v || n.Input(2) == v):
+		case n.Is("", "Gather") && n.Input(0) == v && v.Const.Rank() == 2 && !fromInputIDs(n.Input(1)):
+		default:
+			return false
+		}
+	}
+	return v.NumUses() > 0
+}
+
 // Decision is what is done to one weight.
 type Decision struct {
 	Tensor        string // name of the initializer
 	Nodes         []string
 	Rows, Columns int64 // outputs and inputs of a product; vocabulary and width of an embedding
 	Method        Method
+	Scale         Scale // of RTN
 	Format        Format
-	AccuracyLevel int // of the products; 0 where the weight is only looked up
+	AccuracyLevel int // of the products, the lowest where they differ; 0 where the weight is only looked up
 }
 
 // Kept is a weight that is left as it is, and why.
@@ -64,21 +82,27 @@ type Kept struct {
 	Reason string `json:"reason"`
 }
 
-// weight is a matrix to be quantised, once for all nodes that read it.
+// weight is a matrix to be quantised, once for all nodes that read it in the same form.
 type weight struct {
+	form
 	name   string
+	root   *ir.Tensor // the initializer
+	turned bool       // its rows are columns of root
 	rows   *ir.Tensor // [N, K] in the graph's type
-	format Format
-	p      *producer
-	before int64 // bytes
-	match  bool  // read by a product
-	lookup bool  // read by Gather
+	scales ir.DType   // in which its scales are stored
+	p      *producer  // of block formats
+	c      *channels  // of products in integers
+	before int64      // bytes
+	chosen bool       // a rule has named the format
+	match  bool       // read by a product
+	lookup bool       // read by Gather
 }
 
 // site is a node to be replaced.
 type site struct {
-	node *ir.Node
-	w    *weight
+	node  *ir.Node
+	w     *weight
+	level int // accuracy level; 0: no product
 }
 
 // NewPlan decides what to do to m. It reads no weight and changes nothing. All faults are reported at
@@ -93,13 +117,13 @@ func NewPlan(m *ir.Model, o Options) (*Plan, error) {
 		return nil, err
 	}
 	b := planner{
-		Plan:  &Plan{model: m, set: set, before: floats(m.Graph)},
-		views: map[viewKey]*ir.Tensor{}, weights: map[weightKey]*weight{}, globs: make([]bool, len(o.Exclude)),
+		Plan:  &Plan{model: m, set: set, before: floats(m.Graph), rounded: map[*ir.Value]*ir.Value{}},
+		views: map[viewKey]*ir.Tensor{}, weights: map[weightKey]*weight{}, matched: make([]bool, len(o.Rules)),
 	}
 	m.Graph.Walk(b.visit)
-	for i, hit := range b.globs {
+	for i, hit := range b.matched {
 		if !hit {
-			b.fault("exclude %q matches no weight", o.Exclude[i])
+			b.fault("rule %q matches no weight", o.Rules[i])
 		}
 	}
 	if len(b.faults) > 0 {
@@ -134,15 +158,17 @@ func checkFloat(g *ir.Graph) (err error) {
 
 // Decisions lists what is done, in the order in which the graph reads the weights.
 func (p *Plan) Decisions() []Decision {
-	nodes := map[*weight][]string{}
-	for _, s := range p.sites {
-		nodes[s.w] = append(nodes[s.w], s.node.String())
-	}
 	all := make([]Decision, len(p.weights))
+	index := map[*weight]*Decision{}
 	for i, w := range p.weights {
-		all[i] = Decision{Tensor: w.name, Nodes: nodes[w], Rows: w.rows.Shape[0], Columns: w.rows.Shape[1], Method: p.set.Method, Format: w.format}
-		if w.match {
-			all[i].AccuracyLevel = p.set.AccuracyLevel
+		all[i] = Decision{Tensor: w.name, Rows: w.rows.Shape[0], Columns: w.rows.Shape[1], Method: w.method, Scale: w.scale, Format: w.format}
+		index[w] = &all[i]
+	}
+	for _, s := range p.sites {
+		d := index[s.w]
+		d.Nodes = append(d.Nodes, s.node.String())
+		if s.level != 0 && (d.AccuracyLevel == 0 || s.level < d.AccuracyLevel) {
+			d.AccuracyLevel = s.level
 		}
 	}
 	return all
@@ -156,7 +182,7 @@ type planner struct {
 	*Plan
 	views   map[viewKey]*ir.Tensor
 	weights map[weightKey]*weight
-	globs   []bool // Exclude[i] has matched
+	matched []bool // Rules[i] has
 	faults  []error
 }
 
@@ -168,9 +194,10 @@ type viewKey struct {
 	n, k    int64
 }
 
-// weightKey is what two operands share if they read one weight: the data in the order of rows, and the
-// type that the graph computes in.
+// weightKey is what two operands share if they read one weight: the data in the order of rows, the type
+// that the graph computes in, and the form in which it is to be stored.
 type weightKey struct {
+	form
 	rows  ir.Data
 	dtype ir.DType
 	n, k  int64
@@ -208,11 +235,18 @@ func (b *planner) product(n *ir.Node, transB bool) {
 	if c == nil || !c.view.DType.Float() {
 		return
 	}
+	r := b.recipe(c, n) // also of what is kept: a rule for it has done its work
 	if reason := whyNotProduct(n, c, transB); reason != "" {
 		b.keep(c, n, reason)
 		return
 	}
-	b.add(n, c, !transB, func(w *weight) { w.match = true })
+	if b.inIntegers(n, c, r) {
+		r = recipe{form: form{Method(b.set.Precision), "", perChannel}}
+	}
+	if w := b.add(n, c, !transB, r); w != nil {
+		w.match = true
+		b.sites = append(b.sites, site{n, w, r.level})
+	}
 }
 
 func whyNotProduct(n *ir.Node, c *constant, transB bool) string {
@@ -244,7 +278,7 @@ func (b *planner) embedding(n *ir.Node) {
 	if c == nil || !c.view.DType.Float() || c.view.Rank() != 2 {
 		return // indices and shapes are looked up in every graph: not worth a word
 	}
-	axis, columns := n.Int("axis", 0), c.view.Shape[1]
+	axis, columns, r := n.Int("axis", 0), c.view.Shape[1], b.recipe(c, n)
 	switch {
 	case axis != 0 && axis != -2:
 		b.keep(c, n, "looked up along its columns")
@@ -254,10 +288,13 @@ func (b *planner) embedding(n *ir.Node) {
 		b.keep(c, n, "embeddings stay in their type")
 	case c.view.Shape[0] == 0:
 		b.keep(c, n, "it has no rows")
-	case columns < minBlock || columns*int64(b.set.format.Bits)%8 != 0:
+	case columns < minBlock || columns*int64(r.format.Bits)%8 != 0:
 		b.keep(c, n, fmt.Sprintf("rows of %d do not fill whole bytes or blocks", columns))
 	default:
-		b.add(n, c, false, func(w *weight) { w.lookup = true })
+		if w := b.add(n, c, false, r); w != nil {
+			w.lookup = true
+			b.sites = append(b.sites, site{n, w, 0})
+		}
 	}
 }
 
@@ -285,35 +322,42 @@ func fromInputIDs(v *ir.Value) bool {
 	return false
 }
 
-// add takes the weight c of node n into the plan, unless a glob excludes it. flip says that rows are
-// the columns of what the node sees.
-func (b *planner) add(n *ir.Node, c *constant, flip bool, use func(*weight)) {
-	if b.excluded(c.name) {
-		b.keep(c, n, "excluded")
-		return
+// add takes the weight c of node n into the plan, unless a rule keeps it; then it gives nil. flip says
+// that rows are the columns of what the node sees.
+func (b *planner) add(n *ir.Node, c *constant, flip bool, r recipe) *weight {
+	if r.keep {
+		b.keep(c, n, "a rule keeps it")
+		return nil
 	}
 	switch c.view.DType {
 	case ir.Float32, ir.Float16, ir.BFloat16:
 	default:
 		b.fault("%s of %v is %v: block formats take float32, float16 or bfloat16", c.name, n, c.view.DType)
-		return
+		return nil
 	}
 	rows, err := b.rows(c, flip)
 	if err != nil {
 		b.fault("%s of %v: %w", c.name, n, err)
-		return
+		return nil
 	}
 	source := stored(rows)
-	key := weightKey{source.Data, rows.DType, rows.Shape[0], rows.Shape[1]}
+	key := weightKey{r.form, source.Data, rows.DType, rows.Shape[0], rows.Shape[1]}
 	w := b.weights[key]
 	if w == nil {
-		w = &weight{name: c.name, rows: rows, format: b.set.format, before: c.root.ByteLen()}
-		w.p = newProducer(c.name, source, w.format, rows.DType)
+		w = &weight{form: r.form, name: c.name, root: c.root, turned: c.flipped != flip, rows: rows, scales: rows.DType, before: c.root.ByteLen()}
+		if b.set.HalfScales && w.scales == ir.Float32 {
+			w.scales = ir.Float16
+		}
+		if w.format == perChannel {
+			w.c = newChannels(c.name, source, b.set.Int8.Weights)
+		} else {
+			w.p = newProducer(c.name, source, w.form, w.scales)
+		}
 		b.weights[key] = w
 		b.Plan.weights = append(b.Plan.weights, w)
 	}
-	use(w)
-	b.sites = append(b.sites, site{n, w})
+	w.chosen = w.chosen || r.chosen
+	return w
 }
 
 // rows is the weight with a row for each output, one tensor for all nodes that see it.
@@ -337,17 +381,18 @@ func (b *planner) rows(c *constant, flip bool) (*ir.Tensor, error) {
 	return t, nil
 }
 
-func (b *planner) excluded(name string) bool {
-	out := false
-	for i, glob := range b.set.Exclude {
-		if ok, _ := path.Match(glob, name); ok {
-			b.globs[i], out = true, true
+// recipe is what options and rules say about the weight c where n reads it.
+func (b *planner) recipe(c *constant, n *ir.Node) recipe {
+	r := b.set.base
+	for i, rule := range b.set.Rules {
+		if rule.matches(c.name) || rule.matches(n.Name) {
+			b.matched[i] = true
+			r = rule.apply(r)
 		}
 	}
-	return out
+	return r
 }
 
 func (b *planner) keep(c *constant, n *ir.Node, reason string) {
-	b.excluded(c.name) // a glob for it has done its work
 	b.kept = append(b.kept, Kept{c.name, n.String(), reason})
 }

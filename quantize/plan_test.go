@@ -252,10 +252,10 @@ func TestWhatIsLeftAlone(t *testing.T) {
 			w := b.Graph.AddInitializer("w", ir.Float32Tensor(weights(1, 64*64), 64, 64))
 			return b.Graph.Add(ir.NodeSpec{Op: "FusedMatMul", Domain: "com.microsoft", Name: "/n/FusedMatMul", Inputs: []*ir.Value{b.x, w}, Attrs: []*ir.Attr{ir.Float("alpha", 2)}}).Output(0)
 		}, quantize.Options{}},
-		{"asked for", "excluded", func(b *tiny) *ir.Value {
+		{"asked for", "a rule keeps it", func(b *tiny) *ir.Value {
 			w := b.Graph.AddInitializer("w", ir.Float32Tensor(weights(1, 64*64), 64, 64))
 			return b.Graph.Op("MatMul", "/n/MatMul", []*ir.Value{b.x, w})
-		}, quantize.Options{Exclude: []string{"[w]"}}},
+		}, quantize.Options{Rules: []quantize.Rule{{Match: "[w]", Keep: true}}}},
 	} {
 		b := newTiny(ir.Float32)
 		m := b.finish(c.build(b))
@@ -300,12 +300,13 @@ func TestRefusals(t *testing.T) {
 		text  string
 	}{
 		{"no weights at all", bare, quantize.Options{}, quantize.ErrNothing, "quantize: nothing to quantise"},
-		{"all excluded", tied, quantize.Options{Exclude: []string{"model.*"}}, quantize.ErrNothing, "(model.embed_tokens.weight: excluded)"},
+		{"all excluded", tied, quantize.Options{Rules: []quantize.Rule{{Match: "*", Keep: true}}}, quantize.ErrNothing, "(model.embed_tokens.weight: a rule keeps it)"},
 		{"a second time", quantised, quantize.Options{}, quantize.ErrQuantized, "start from the float model"},
 		{"a type that no kernel takes", double, quantize.Options{}, nil, "double.weight of MatMul(/double/MatMul) is float64"},
-		{"a misspelt tensor", tied, quantize.Options{Exclude: []string{"lm_haed*"}}, nil, `exclude "lm_haed*" matches no weight`},
-		{"every bad option in one line", tied, quantize.Options{Precision: "int3", Method: "magic", BlockSize: 48, AccuracyLevel: 9, Exclude: []string{"["}}, nil,
-			`quantize: precision "int3": it must be int4 or int8; method "magic": it must be rtn; block size 48: it must be 16, 32, 64, 128 or 256; accuracy level 9: it must be 1 to 4; exclude "[": not a valid glob`},
+		{"a misspelt tensor", tied, quantize.Options{Rules: []quantize.Rule{{Match: "lm_haed*", Keep: true}}}, nil, `rule "lm_haed*=keep" matches no weight`},
+		{"every bad option in one line", tied, quantize.Options{Precision: "int3", Method: "magic", BlockSize: 48, Scale: "big", AccuracyLevel: 9, Rules: []quantize.Rule{{Match: "[", Keep: true, BlockSize: 3}}}, nil,
+			`quantize: precision "int3": it must be int4, int8, dynamic-int8 or static-int8; block size 48: it must be 16, 32, 64, 128 or 256; accuracy level 9: it must be 1 to 4; method "magic": it must be rtn, hqq, gptq, awq or awq+gptq; scale "big": it must be max or mse; ` +
+				`rule "[=keep:b3": not a valid glob before the =; rule "[=keep:b3": weights that keep their type have no format; rule "[=keep:b3": block size 3: it must be 16, 32, 64, 128 or 256`},
 	} {
 		_, err := quantize.NewPlan(c.model(), c.o)
 		require.ErrorContains(t, err, c.text, c.why)

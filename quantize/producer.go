@@ -34,12 +34,15 @@ const (
 // producer quantises a matrix, some rows a shard.
 type producer struct {
 	rtn
+	solver solver // nil: grids span their blocks
 	name   string
 	source *ir.Tensor // [n, k] of float32, float16 or bfloat16
 	n, k   int64
 	rows   int64 // of a shard
 	stride int64 // every stride-th block is compared with its source
 	errors []errorSums
+	ready  *Levels   // found ahead; nil: they are computed here
+	counts []float32 // how much an error counts, by column; nil: all the same
 }
 
 // errorSums is what has been compared in a shard. Each shard has its own, and they are added in order,
@@ -53,9 +56,9 @@ type errorSums struct {
 // error to be known to a hundredth, and next to no time on tensors of millions.
 const measuredWeights = 1 << 16
 
-func newProducer(name string, source *ir.Tensor, f Format, scaleType ir.DType) *producer {
+func newProducer(name string, source *ir.Tensor, f form, scaleType ir.DType) *producer {
 	p := &producer{
-		rtn: rtn{f, scaleType}, name: name, source: source,
+		rtn: rtn{f.format, scaleType}, solver: f.solver(), name: name, source: source,
 		n: source.Shape[0], k: source.Shape[1],
 	}
 	p.rows = max(1, shardBytes/(p.k*int64(source.DType.Bits()/8))/rowTile) * rowTile
@@ -108,6 +111,9 @@ func resize(b *[]byte, n int64) []byte {
 func (p *producer) Produce(shard int, out []io.WriterAt) error {
 	first := int64(shard) * p.rows
 	rows := min(p.rows, p.n-first)
+	if p.ready != nil {
+		return p.copyReady(first, rows, out)
+	}
 	ws := workspaces.Get().(*workspace)
 	defer workspaces.Put(ws)
 
@@ -170,6 +176,12 @@ func (p *producer) row(dst row, src []byte, buf []float32, n int64, sums *errorS
 		g, ok := p.grid(l, w[0])
 		if !l.finite() || !ok {
 			return p.notFinite(w, n, at)
+		}
+		switch {
+		case p.counts != nil:
+			g = p.weighted(w, p.counts[at:at+len(w)], l, g)
+		case p.solver != nil:
+			g = p.solver.solve(&p.rtn, w, l, g)
 		}
 		p.pack(dst.padded[b*packed:(b+1)*packed], w, g)
 		p.putScale(dst.scales, b, g.scale)

@@ -14,19 +14,24 @@ type Report struct {
 
 // TensorReport is what became of one weight.
 type TensorReport struct {
-	Tensor      string `json:"tensor"`
-	Method      Method `json:"method"`
-	Bits        int    `json:"bits"`
-	BlockSize   int    `json:"block_size"`
-	Symmetric   bool   `json:"symmetric"`
-	Weights     int64  `json:"weights"`
-	BytesBefore int64  `json:"bytes_before"`
-	BytesAfter  int64  `json:"bytes_after"` // scales and zero points included
+	Tensor    string `json:"tensor"`
+	Method    Method `json:"method"`
+	Scale     Scale  `json:"scale,omitempty"` // of RTN
+	Bits      int    `json:"bits"`
+	BlockSize int    `json:"block_size"`
+	Symmetric bool   `json:"symmetric"`
+	// AccuracyLevel is that of the products; 0 where the weight is only looked up.
+	AccuracyLevel int   `json:"accuracy_level,omitempty"`
+	Weights       int64 `json:"weights"`
+	BytesBefore   int64 `json:"bytes_before"`
+	BytesAfter    int64 `json:"bytes_after"` // scales and zero points included
 	// RMSE is the root of the mean squared difference to the source, and SNR that of signal to noise in
 	// decibels. Of large tensors an evenly spread part is measured, good for about two digits. Both are 0
 	// until the model has been saved; SNR is also 0 where there is no noise.
 	RMSE float64 `json:"rmse"`
 	SNR  float64 `json:"snr_db"`
+	// Loss is the squared error of the products relative to the products, where calibration has measured it.
+	Loss float64 `json:"loss,omitempty"`
 }
 
 // BitsPerWeight is the size after quantisation over all float weights.
@@ -41,24 +46,41 @@ func (r Report) BitsPerWeight() float64 {
 // been saved.
 func (p *Plan) Report() Report {
 	r := Report{Kept: p.Kept(), Weights: p.before.weights, BytesBefore: p.before.bytes, BytesAfter: p.rest.bytes}
-	for _, w := range p.weights {
+	decisions := p.Decisions()
+	for i, w := range p.weights {
 		t := w.report()
-		t.Method = p.set.Method
+		t.AccuracyLevel = decisions[i].AccuracyLevel
 		r.Tensors = append(r.Tensors, t)
 		r.BytesAfter += t.BytesAfter
 	}
 	return r
 }
 
+// bytes is the size of w in a format, with scales and zero points.
+func (w *weight) bytes(f Format) int64 {
+	n, k := w.rows.Shape[0], w.rows.Shape[1]
+	if w.c != nil {
+		return w.c.bytes()
+	}
+	return n * (f.RowBytes(k) + f.Blocks(k)*int64(w.scales.Bits()/8) + f.ZeroPointBytes(k))
+}
+
 func (w *weight) report() TensorReport {
-	f, n, k := w.format, w.p.n, w.p.k
+	f, n, k := w.format, w.rows.Shape[0], w.rows.Shape[1]
 	t := TensorReport{
-		Tensor: w.name, Bits: f.Bits, BlockSize: f.BlockSize, Symmetric: f.Symmetric,
+		Tensor: w.name, Method: w.method, Scale: w.scale, Bits: f.Bits, BlockSize: f.BlockSize, Symmetric: f.Symmetric,
 		Weights: n * k, BytesBefore: w.before,
-		BytesAfter: n * (f.RowBytes(k) + f.Blocks(k)*int64(w.rows.DType.Bits()/8) + f.ZeroPointBytes(k)),
+		BytesAfter: w.bytes(f),
+	}
+	var errors []errorSums
+	if w.c != nil {
+		errors = w.c.errors
+	} else if errors = w.p.errors; w.p.ready != nil {
+		t.RMSE, t.SNR, t.Loss = w.p.ready.RMSE, w.p.ready.SNR, w.p.ready.Loss
+		return t
 	}
 	var sum errorSums
-	for _, e := range w.p.errors {
+	for _, e := range errors {
 		sum.count += e.count
 		sum.signal += e.signal
 		sum.noise += e.noise

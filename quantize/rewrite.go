@@ -1,6 +1,7 @@
 package quantize
 
 import (
+	"cmp"
 	"errors"
 	"fmt"
 	"strings"
@@ -19,6 +20,11 @@ func (p *Plan) Apply(m *ir.Model) error {
 	}
 	if p.applied {
 		return errors.New("quantize: the plan has been applied already")
+	}
+	for _, t := range p.Targets() {
+		if err := t.supplied(); err != nil {
+			return err
+		}
 	}
 	p.applied = true
 	operands := map[*weight]*operands{}
@@ -41,18 +47,25 @@ func (p *Plan) Apply(m *ir.Model) error {
 	m.Graph.Prune()
 	p.rest = floats(m.Graph)
 	for _, o := range operands { // scales are part of the quantised weights
-		p.rest.bytes -= o.scales.Const.ByteLen()
+		p.rest.bytes -= cmp.Or(o.stored, o.scales).Const.ByteLen()
 	}
 	return nil
 }
 
 // operands are a weight's new initializers; those that no node reads are nil.
-type operands struct{ product, lookup, scales, zeros *ir.Value }
+type operands struct {
+	product, lookup, scales, zeros *ir.Value
+
+	stored *ir.Value // the initializer behind scales, where that is another
+}
 
 // newOperands adds a weight's initializers to g. The packed weights are three-dimensional for
 // MatMulNBits and two-dimensional for GatherBlockQuantized: two initializers, one Data, and so one range
 // of the file, which ONNX Runtime maps for both.
 func newOperands(g *ir.Graph, w *weight) (*operands, error) {
+	if w.c != nil {
+		return newChannelOperands(g, w)
+	}
 	data, f, n, k := w.p.data(), w.format, w.p.n, w.p.k
 	var errs []error
 	add := func(suffix string, dtype ir.DType, d ir.Data, shape ...int64) *ir.Value {
@@ -71,7 +84,11 @@ func newOperands(g *ir.Graph, w *weight) (*operands, error) {
 	if w.lookup {
 		o.lookup = add(packed+"_rows", ir.Uint8, data[outDense], n, w.p.denseRow())
 	}
-	o.scales = add("_scales", w.rows.DType, data[outScales], n, f.Blocks(k))
+	o.scales = add("_scales", w.scales, data[outScales], n, f.Blocks(k))
+	if w.scales != w.rows.DType && len(errs) == 0 {
+		o.stored = o.scales
+		o.scales = g.Op("Cast", w.name+"_scales/Cast", []*ir.Value{o.stored}, ir.Int("to", int64(w.rows.DType)))
+	}
 	if !f.Symmetric {
 		o.zeros = add("_zero_points", ir.Uint8, data[outZeroPoints], n, f.ZeroPointBytes(k))
 	}
@@ -80,6 +97,9 @@ func newOperands(g *ir.Graph, w *weight) (*operands, error) {
 
 // replace puts the quantised operator in the place of a node.
 func (p *Plan) replace(s site, o *operands) error {
+	if s.w.c != nil {
+		return p.integerProduct(s, o)
+	}
 	f := s.w.format
 	spec := ir.NodeSpec{Domain: microsoft}
 	if s.node.OpType == "Gather" {
@@ -95,16 +115,19 @@ func (p *Plan) replace(s site, o *operands) error {
 		spec.Attrs = []*ir.Attr{
 			ir.Int("K", s.w.p.k), ir.Int("N", s.w.p.n),
 			ir.Int("bits", int64(f.Bits)), ir.Int("block_size", int64(f.BlockSize)),
-			ir.Int("accuracy_level", int64(p.set.AccuracyLevel)),
+			ir.Int("accuracy_level", int64(s.level)),
 		}
 	}
 	if o.zeros != nil {
 		spec.Inputs = append(spec.Inputs, o.zeros)
 	}
-	spec.Name = strings.TrimSuffix(s.node.Name, s.node.OpType) + spec.Op
+	spec.Name = renamed(s.node, spec.Op)
 	g := s.node.Graph()
 	if err := g.Replace(s.node.Output(0), g.Add(spec).Output(0)); err != nil {
 		return err
 	}
 	return g.Remove(s.node)
 }
+
+// renamed is the name of node n for an operator in its place.
+func renamed(n *ir.Node, op string) string { return strings.TrimSuffix(n.Name, n.OpType) + op }

@@ -27,7 +27,8 @@ type grid struct {
 	scale float32
 	recip float32 // 1/scale, 0 for a scale of 0
 	zero  int32
-	fast  bool // no level lies so far out that bias, below, would be wrong
+	fast  bool // the scale has all its digits, so that bias, below, is right
+	cut   bool // weights may lie beyond the ends of the grid
 }
 
 // extremes are the two extremes of a block, as bits: the largest as a signed number and the largest as
@@ -81,6 +82,13 @@ func (q *rtn) grid(l extremes, first float32) (g grid, ok bool) {
 			g.zero = min(int32(-lo/g.scale+almostHalf), q.top())
 		}
 	}
+	return q.finish(g.scale, g.zero)
+}
+
+// finish is the grid with scale and zero point, as the format stores them. ok is false where the scale is
+// infinite.
+func (q *rtn) finish(scale float32, zero int32) (g grid, ok bool) {
+	g.scale, g.zero = scale, zero
 	var smallest uint32 // of the scales that have their full precision
 	switch q.scaleType {
 	case ir.Float16:
@@ -125,6 +133,8 @@ func (q *rtn) pack(dst []byte, w []float32, g grid) {
 	switch {
 	case !g.fast || len(w) != q.BlockSize:
 		q.packAny(dst, w, g)
+	case g.cut:
+		packCut(dst, w, g, q.Bits, int64(q.top()))
 	case q.Bits == 4:
 		pack4(dst, w, g.recip, g.bias())
 	default:
@@ -168,6 +178,26 @@ func pack8(dst []byte, w []float32, recip, bias float32) {
 			d[i] = uint8(min(truncate(v[i], recip, bias), 255))
 		}
 		w, dst = w[8:], dst[8:]
+	}
+}
+
+// packCut packs levels of weights that may lie anywhere: those beyond the ends go to the ends.
+func packCut(dst []byte, w []float32, g grid, bits int, top int64) {
+	recip, bias := g.recip, g.bias()
+	if bits == 8 {
+		for i, v := range w {
+			dst[i] = uint8(min(max(int64(float32(v*recip)+bias), 0), top))
+		}
+		return
+	}
+	for len(w) >= 8 && len(dst) >= 4 {
+		v := (*[8]float32)(w)
+		var x int64
+		for i := range v {
+			x |= min(max(int64(float32(v[i]*recip)+bias), 0), top) << (4 * i)
+		}
+		binary.LittleEndian.PutUint32(dst, uint32(x))
+		w, dst = w[8:], dst[4:]
 	}
 }
 

@@ -3,6 +3,7 @@ package quantize
 import (
 	"encoding/binary"
 	"encoding/json"
+	"fmt"
 	"io"
 	"math"
 	"math/rand/v2"
@@ -56,7 +57,7 @@ func TestRTNEqualsONNXRuntime(t *testing.T) {
 		f := Format{Bits: bits, BlockSize: block, Symmetric: m[3] == "sym"}
 		rows, err := ir.Transpose(w)
 		require.NoError(t, err)
-		got := newProducer(key, rows, f, ir.Float32).data()
+		got := newProducer(key, rows, spanning(f), ir.Float32).data()
 		require.Equal(t, bytesOf(t, vectors[base+"packed"].Data), bytesOf(t, got[outPadded]), "%spacked", base)
 		require.Equal(t, bytesOf(t, vectors[base+"scales"].Data), bytesOf(t, got[outScales]), "%sscales", base)
 		if !f.Symmetric {
@@ -125,6 +126,9 @@ func formats() []Format {
 	return all
 }
 
+// spanning is round-to-nearest on grids that span their blocks.
+func spanning(f Format) form { return form{RTN, ScaleMax, f} }
+
 func normal(seed uint64, n int) []float32 {
 	rng := rand.New(rand.NewPCG(seed, 1))
 	v := make([]float32, n)
@@ -147,7 +151,7 @@ func as(t *testing.T, d ir.DType, v []float32, shape ...int64) *ir.Tensor {
 // matrix quantises source and gives the result with its scales.
 func matrix(t *testing.T, source *ir.Tensor, f Format, scale ir.DType) (*Matrix, []float32) {
 	t.Helper()
-	p := newProducer("w", source, f, scale)
+	p := newProducer("w", source, spanning(f), scale)
 	d := p.data()
 	m := &Matrix{Format: f, N: p.n, K: p.k, stride: f.RowBytes(p.k)}
 	m.packed = &ir.Tensor{DType: ir.Uint8, Shape: []int64{p.n, m.stride}, Data: d[outPadded]}
@@ -199,8 +203,8 @@ func TestSourceTypesAgree(t *testing.T) {
 		v, err := narrow.Float32s()
 		require.NoError(t, err)
 		for _, f := range formats() {
-			want := newProducer("w", ir.Float32Tensor(v, n, k), f, ir.Float32).data()
-			got := newProducer("w", narrow, f, ir.Float32).data()
+			want := newProducer("w", ir.Float32Tensor(v, n, k), spanning(f), ir.Float32).data()
+			got := newProducer("w", narrow, spanning(f), ir.Float32).data()
 			for i := range want {
 				require.Equal(t, bytesOf(t, want[i]), bytesOf(t, got[i]), "%v of %v, result %d", f, d, i)
 			}
@@ -248,7 +252,7 @@ func TestNotFinite(t *testing.T) {
 			for _, sym := range []bool{true, false} {
 				v := normal(5, 3*64)
 				v[2*64+37] = c.bad
-				p := newProducer("model.w", as(t, d, v, 3, 64), Format{4, 32, sym}, ir.Float32)
+				p := newProducer("model.w", as(t, d, v, 3, 64), spanning(Format{4, 32, sym}), ir.Float32)
 				_, err := p.data()[outPadded].ReadAt(make([]byte, 1), 0)
 				require.ErrorIs(t, err, ErrNotFinite, c.why)
 				require.ErrorContains(t, err, "model.w has "+c.want, c.why)
@@ -257,7 +261,7 @@ func TestNotFinite(t *testing.T) {
 	}
 	v := normal(6, 32)
 	v[3], v[9] = math.MaxFloat32, -math.MaxFloat32
-	_, err := newProducer("model.w", ir.Float32Tensor(v, 1, 32), Format{4, 32, false}, ir.Float32).data()[outPadded].ReadAt(make([]byte, 1), 0)
+	_, err := newProducer("model.w", ir.Float32Tensor(v, 1, 32), spanning(Format{4, 32, false}), ir.Float32).data()[outPadded].ReadAt(make([]byte, 1), 0)
 	require.ErrorContains(t, err, "the range of model.w at output 0, inputs 0 to 31, exceeds float32")
 }
 
@@ -266,32 +270,32 @@ func TestManyShards(t *testing.T) {
 	const n, k = 3000, 512
 	f := Format{4, 32, false}
 	v := normal(7, n*k)
-	p := newProducer("w", ir.Float32Tensor(v, n, k), f, ir.Float32)
+	p := newProducer("w", ir.Float32Tensor(v, n, k), spanning(f), ir.Float32)
 	require.Greater(t, p.Shards(), 4)
 	require.Greater(t, p.stride, int64(1), "the error is measured on a part")
 	d := p.data()
-	last := newProducer("w", ir.Float32Tensor(v[(n-1)*k:], 1, k), f, ir.Float32).data()
+	last := newProducer("w", ir.Float32Tensor(v[(n-1)*k:], 1, k), spanning(f), ir.Float32).data()
 	packed := bytesOf(t, d[outPadded])
 	require.Equal(t, bytesOf(t, last[outPadded]), packed[(n-1)*f.RowBytes(k):])
 
-	whole := newProducer("w", p.source, f, ir.Float32)
+	whole := newProducer("w", p.source, spanning(f), ir.Float32)
 	whole.stride = 1
 	bytesOf(t, whole.data()[outPadded])
-	got, want := (&weight{p: p, rows: p.source, format: f}).report(), (&weight{p: whole, rows: p.source, format: f}).report()
+	got, want := (&weight{p: p, rows: p.source, form: spanning(f)}).report(), (&weight{p: whole, rows: p.source, form: spanning(f)}).report()
 	require.InEpsilon(t, want.RMSE, got.RMSE, 0.02)
 	require.InDelta(t, want.SNR, got.SNR, 0.2)
 	require.InDelta(t, 21.8, want.SNR, 0.5, "INT4 of a normal distribution in blocks of 32")
 }
 
-type discard struct{}
-
-func (discard) WriteAt(p []byte, _ int64) (int, error) { return len(p), nil }
-
-func BenchmarkRTN(b *testing.B) {
+func BenchmarkProduce(b *testing.B) {
 	const n, k = 1024, 1024
 	for _, source := range []ir.DType{ir.BFloat16, ir.Float32, ir.Float16} {
-		for _, f := range []Format{{4, 32, true}, {4, 32, false}, {4, 128, false}, {8, 32, false}} {
-			b.Run(source.String()+" to "+f.String(), func(b *testing.B) {
+		for _, f := range []form{
+			{RTN, ScaleMax, Format{4, 32, true}}, {RTN, ScaleMax, Format{4, 32, false}}, {RTN, ScaleMax, Format{4, 128, false}}, {RTN, ScaleMax, Format{8, 32, false}},
+			{RTN, ScaleMSE, Format{4, 32, true}}, {RTN, ScaleMSE, Format{4, 32, false}}, {RTN, ScaleMSE, Format{4, 128, true}}, {RTN, ScaleMSE, Format{8, 128, true}},
+			{HQQ, "", Format{4, 32, true}}, {HQQ, "", Format{4, 32, false}},
+		} {
+			b.Run(fmt.Sprintf("%v to %v, %s %s", source, f.format, f.method, f.scale), func(b *testing.B) {
 				narrow, err := ir.Cast(ir.Float32Tensor(normal(1, n*k), n, k), source)
 				require.NoError(b, err)
 				raw, err := narrow.Bytes()

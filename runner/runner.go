@@ -205,6 +205,9 @@ func (r *Runner) load(ctx context.Context, file string, o Options) error {
 	threads := cmp.Or(o.Threads, ort.DefaultThreads())
 	r.session, err = ort.NewSession(file, ort.SessionConfig{
 		Providers: o.Providers, Threads: threads, ProfilePrefix: o.ProfilePrefix, ConfigEntries: o.ConfigEntries,
+		// Every step has lengths of its own, so a pattern of activations is never used twice: laying one out
+		// and keeping it costs time and memory at each token.
+		NoMemPattern: true,
 	})
 	if err != nil {
 		return wrap(err)

@@ -9,6 +9,8 @@ import (
 	"github.com/urfave/cli/v2"
 
 	"github.com/qwenrt/qwenrt/graphopt"
+	"github.com/qwenrt/qwenrt/quantize"
+	"github.com/qwenrt/qwenrt/quantize/calib"
 	"github.com/qwenrt/qwenrt/runner/accelerate"
 )
 
@@ -40,9 +42,77 @@ func optimizeFlags() []cli.Flag {
 func quantizeFlags(precisions string) []cli.Flag {
 	return []cli.Flag{
 		&cli.StringFlag{Name: "precision", Usage: "of the weights: " + precisions, Value: string(accelerate.DefaultPrecision)},
+		&cli.StringFlag{Name: "algo", Usage: "how weights are rounded: " + words(quantize.Methods()), Value: string(accelerate.DefaultMethod)},
+		&cli.StringFlag{Name: "scale", Usage: "of rtn: max, which spans a block, or mse, with the smallest squared error", Value: string(accelerate.DefaultScale)},
 		&cli.IntFlag{Name: "block-size", Usage: "weights that share a scale: 16, 32, 64, 128 or 256", Value: accelerate.DefaultBlockSize},
 		&cli.BoolFlag{Name: "symmetric", Usage: "no zero points; --symmetric=false for those", Value: accelerate.DefaultSymmetric},
+		boolFlag("half-scales", "store scales in fp16: smaller, and widened while the model is loaded"),
+		&cli.IntFlag{Name: "accuracy-level", Usage: "type of the products: 1 fp32, 2 fp16, 3 bf16, 4 int8", Value: accelerate.DefaultAccuracy},
+		&cli.StringSliceFlag{Name: "rule", Usage: "what to do with some weights, as `GLOB=VALUE`: keep, or int8, b64, sym, asym, gptq, level1 ... joined by colons; later ones count"},
+		&cli.Float64Flag{Name: "target-bits", Usage: "mean `BITS` a weight, spent where they change predictions most", DefaultText: "off"},
+		&cli.StringFlag{Name: "calibration", Usage: "text `FILE` for gptq, awq and target bits: plain, or lines of JSON", DefaultText: "built in"},
+		&cli.IntFlag{Name: "samples", Usage: "calibration samples", Value: calib.DefaultSamples},
+		&cli.IntFlag{Name: "seq-len", Usage: "tokens in a calibration sample", Value: calib.DefaultLength},
+		&cli.Uint64Flag{Name: "seed", Usage: "of the places where calibration samples begin"},
+		boolFlag("report", "print what became of each weight"),
 	}
+}
+
+// words joins values for a usage text.
+func words[T ~string](all []T) string {
+	list := make([]string, len(all))
+	for i, v := range all {
+		list[i] = string(v)
+	}
+	return strings.Join(list, ", ")
+}
+
+// quantizeConfig reads the flags of quantizeFlags that are set.
+func quantizeConfig(c *cli.Context, conf *accelerate.Config) error {
+	var faults []string
+	fault := func(err error) {
+		if err != nil {
+			faults = append(faults, strings.TrimPrefix(err.Error(), "quantize: "))
+		}
+	}
+	var err error
+	if c.IsSet("algo") {
+		conf.Method, err = quantize.ParseMethod(c.String("algo"))
+		fault(err)
+	}
+	if c.IsSet("scale") {
+		conf.Scale, err = quantize.ParseScale(c.String("scale"))
+		fault(err)
+	}
+	for _, s := range c.StringSlice("rule") {
+		r, err := quantize.ParseRule(s)
+		fault(err)
+		conf.Rules = append(conf.Rules, r)
+	}
+	// 0 asks for the default in a Config; typed, it is a mistake.
+	for _, name := range []string{"block-size", "accuracy-level", "target-bits", "samples", "seq-len"} {
+		if v := c.Value(name); c.IsSet(name) && (v == 0 || v == 0.0) {
+			faults = append(faults, fmt.Sprintf("--%s is 0", name))
+		}
+	}
+	if c.IsSet("block-size") {
+		conf.BlockSize = c.Int("block-size")
+	}
+	if c.IsSet("symmetric") {
+		conf.Symmetric = new(c.Bool("symmetric"))
+	}
+	if c.IsSet("accuracy-level") {
+		conf.AccuracyLevel = c.Int("accuracy-level")
+	}
+	conf.HalfScales = c.Bool("half-scales")
+	conf.TargetBits = c.Float64("target-bits")
+	conf.Calibration = accelerate.Calibration{
+		File: c.String("calibration"), Samples: c.Int("samples"), Length: c.Int("seq-len"), Seed: c.Uint64("seed"),
+	}
+	if len(faults) > 0 {
+		return commandUsage(c, "%s", strings.Join(faults, "; "))
+	}
+	return nil
 }
 
 // config reads those flags of a command that it has.
@@ -60,19 +130,13 @@ func config(c *cli.Context) (accelerate.Config, error) {
 		Sequence:     c.Int64("sequence"),
 		Total:        c.Int64("total"),
 	}
-	if c.IsSet("block-size") {
-		conf.BlockSize = c.Int("block-size")
-		if conf.BlockSize == 0 { // which asks for the default in a Config; typed, it is a mistake
-			return conf, commandUsage(c, "--block-size is 0")
-		}
-	}
-	if c.IsSet("symmetric") {
-		conf.Symmetric = new(c.Bool("symmetric"))
-	}
-	for _, name := range []string{"precision", "dtype", "target"} {
+	for _, name := range []string{"precision", "algo", "scale", "dtype", "target", "calibration"} {
 		if c.IsSet(name) && c.String(name) == "" {
 			return conf, commandUsage(c, "--%s is empty", name)
 		}
+	}
+	if err := quantizeConfig(c, &conf); err != nil {
+		return conf, err
 	}
 	if err := conf.Validate(); err != nil {
 		return conf, commandUsage(c, "%s", strings.TrimPrefix(err.Error(), "accelerate: "))
@@ -143,6 +207,11 @@ func (p *program) make(c *cli.Context, next string, work makeFunc) error {
 		return err
 	}
 	progress.done()
+	if c.Bool("report") && report.Quantization != nil {
+		if err := writeQuantization(p.stdout, report.Quantization); err != nil {
+			return err
+		}
+	}
 	text := summary(report) + "\n"
 	if report.Missing != "" {
 		text += "no kernel: " + report.Missing + "\n"

@@ -5,6 +5,7 @@ import (
 	"io"
 	"os"
 	"strings"
+	"time"
 
 	"golang.org/x/term"
 
@@ -18,6 +19,8 @@ type progress struct {
 	terminal bool
 	label    string
 	percent  int // last shown
+	phase    accelerate.Phase
+	begun    time.Time // the phase
 }
 
 func newProgress(w io.Writer) *progress {
@@ -36,7 +39,8 @@ var stepLabels = map[accelerate.Step]string{
 
 func (p *progress) events() accelerate.Events {
 	return accelerate.Events{
-		Step: func(s accelerate.Step) { p.begin(stepLabels[s]) },
+		Step:   func(s accelerate.Step) { p.begin(stepLabels[s]) },
+		Tensor: p.tensor,
 		Progress: func(done, total int64) {
 			if p.terminal { // elsewhere some seconds are not worth a line
 				p.show(done, total, 1)
@@ -91,6 +95,39 @@ func (p *progress) show(done, total int64, every int) {
 func (p *progress) count(done, total int, things string) {
 	if p.terminal {
 		fmt.Fprintf(p.w, "\r\x1b[K%s: %d of %d %s", p.label, done, total, things)
+	}
+}
+
+// phaseLabels say what is done to one tensor after the other.
+var phaseLabels = map[accelerate.Phase]string{
+	accelerate.PhaseProbe:   "measuring what each tensor is worth",
+	accelerate.PhaseObserve: "observing activations",
+	accelerate.PhaseRound:   "rounding",
+}
+
+// tensor tells of work on a tensor, and how long it will take: elsewhere than on a terminal each tenth.
+func (p *progress) tensor(t accelerate.TensorProgress) {
+	if t.Phase != p.phase || t.Done == 0 {
+		p.phase, p.begun = t.Phase, time.Now()
+		p.begin(phaseLabels[t.Phase])
+	}
+	percent := 100 * t.Done / max(t.Total, 1)
+	if !p.terminal && (percent/10 == p.percent/10 || t.Done == 0) {
+		return
+	}
+	p.percent = percent
+	line := fmt.Sprintf("%s: %d of %d, %s", p.label, t.Done, t.Total, t.Tensor)
+	if t.Loss > 0 {
+		line += fmt.Sprintf(", loss %.1e", t.Loss)
+	}
+	if elapsed := time.Since(p.begun); t.Done > 0 && elapsed > 2*time.Second {
+		left := elapsed * time.Duration(t.Total-t.Done) / time.Duration(t.Done)
+		line += fmt.Sprintf(", %v left", left.Round(time.Second))
+	}
+	if p.terminal {
+		fmt.Fprintf(p.w, "\r\x1b[K%s", line)
+	} else {
+		fmt.Fprintln(p.w, line)
 	}
 }
 

@@ -1,10 +1,14 @@
 package main
 
 import (
+	"fmt"
+	"io"
 	"slices"
+	"text/tabwriter"
 
 	"github.com/urfave/cli/v2"
 
+	"github.com/qwenrt/qwenrt/quantize"
 	"github.com/qwenrt/qwenrt/runner/accelerate"
 )
 
@@ -15,8 +19,11 @@ func (p *program) quantizeCommand() *cli.Command {
 		ArgsUsage: "IN",
 		UsageText: "qwenrt quantize IN -o OUT [options]",
 		Description: "IN is a model folder, or a .onnx file with config.json beside it.\n" +
-			"Weights are rounded to the nearest level of a scale that a block of them shares.\n\n" +
-			"Example: qwenrt quantize fused -o int4 --precision int4 --block-size 128",
+			"Each weight becomes a level of a scale that a block of weights shares. rtn takes the nearest one, hqq\n" +
+			"lets outliers count for little; gptq and awq run the model on calibration text, and lose less.\n\n" +
+			"Examples: qwenrt quantize fused -o int4 --block-size 128 --algo gptq\n" +
+			"          qwenrt quantize fused -o mixed --rule 'model.layers.0.*=int8:b128' --rule '*down_proj*=level1'\n" +
+			"          qwenrt quantize fused -o mixed --target-bits 4.6",
 		Flags: slices.Concat(outputFlags(), quantizeFlags("int4 or int8")),
 		Action: func(c *cli.Context) error {
 			if c.String("precision") == string(accelerate.None) {
@@ -25,4 +32,31 @@ func (p *program) quantizeCommand() *cli.Command {
 			return p.fromFolder(c, accelerate.Quantize, "qwenrt run %s -p 'What is a harbor?'")
 		},
 	}
+}
+
+// writeQuantization is a table of what became of each weight, and the sum.
+func writeQuantization(w io.Writer, r *quantize.Report) error {
+	t := tabwriter.NewWriter(w, 0, 0, 2, ' ', tabwriter.AlignRight)
+	fmt.Fprintln(t, "tensor\tmethod\tbits\tblock\tzero points\tsize\trms error\tSNR dB\tloss\t")
+	for _, x := range r.Tensors {
+		method, zeros, loss := string(x.Method), "yes", "-"
+		if x.Scale != "" {
+			method += " " + string(x.Scale)
+		}
+		if x.Symmetric {
+			zeros = "no"
+		}
+		if x.Loss > 0 {
+			loss = fmt.Sprintf("%.2e", x.Loss)
+		}
+		fmt.Fprintf(t, "%s\t%s\t%d\t%d\t%s\t%s\t%.2e\t%.1f\t%s\t\n", x.Tensor, method, x.Bits, x.BlockSize, zeros, bytesText(x.BytesAfter), x.RMSE, x.SNR, loss)
+	}
+	if err := t.Flush(); err != nil {
+		return err
+	}
+	for _, k := range r.Kept {
+		fmt.Fprintf(w, "kept: %s (%s)\n", k.Tensor, k.Reason)
+	}
+	_, err := fmt.Fprintf(w, "all weights: %s → %s, %.2f bits a weight\n", bytesText(r.BytesBefore), bytesText(r.BytesAfter), r.BitsPerWeight())
+	return err
 }

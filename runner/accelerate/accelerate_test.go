@@ -124,10 +124,10 @@ func TestConfig(t *testing.T) {
 		{"zero", accelerate.Config{}, ""},
 		{"everything named", accelerate.Config{Precision: accelerate.Int8, BlockSize: 256, Symmetric: new(false), DType: accelerate.BF16, Target: graphopt.CUDA}, ""},
 		{"no quantisation", accelerate.Config{Precision: accelerate.None}, ""},
-		{"blocks of what", accelerate.Config{Precision: accelerate.None, BlockSize: 32}, "precision none has no blocks"},
+		{"blocks of what", accelerate.Config{Precision: accelerate.None, BlockSize: 32}, "precision none quantises nothing"},
 		{"all faults in one line", accelerate.Config{Precision: "int3", DType: "fp8", Target: "tpu"},
 			`accelerate: precision "int3": want none, int4 or int8; dtype "fp8": want fp32, fp16 or bf16; target "tpu": want cpu, cuda or coreml`},
-		{"block size", accelerate.Config{BlockSize: 33}, "accelerate: block size 33: want 16, 32, 64, 128 or 256"},
+		{"block size", accelerate.Config{BlockSize: 33}, "accelerate: block size 33: it must be 16, 32, 64, 128 or 256"},
 		{"negative block size", accelerate.Config{BlockSize: -128}, "block size -128"},
 	} {
 		err := c.conf.Validate()

@@ -74,8 +74,8 @@ func run(ctx context.Context, open opener, out Output, c Config, e Events, steps
 	if err != nil {
 		return nil, err
 	}
-	w := &work{set: set, events: e, report: &Report{Dir: out.Dir}}
-	if err := w.run(ctx, open, stage, steps); err != nil {
+	w := &work{set: set, events: e, report: &Report{Dir: out.Dir}, stage: stage}
+	if err := w.run(ctx, open, steps); err != nil {
 		return nil, errors.Join(explain(err), stage.Abort())
 	}
 	if e.Check != nil {
@@ -92,7 +92,7 @@ func run(ctx context.Context, open opener, out Output, c Config, e Events, steps
 
 // run fills the stage. The files that the model comes from are closed when it returns: the stage may
 // take their place.
-func (w *work) run(ctx context.Context, open opener, stage *folder.Stage, steps []step) (err error) {
+func (w *work) run(ctx context.Context, open opener, steps []step) (err error) {
 	defer func() { err = errors.Join(err, w.close()) }()
 	if err := open(w); err != nil {
 		return err
@@ -105,7 +105,7 @@ func (w *work) run(ctx context.Context, open opener, stage *folder.Stage, steps 
 			return err
 		}
 	}
-	return w.write(ctx, stage)
+	return w.write(ctx)
 }
 
 // explain says what to do about a full disk.

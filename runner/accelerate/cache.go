@@ -72,6 +72,9 @@ func cacheKey(from Source, c Config) (string, error) {
 	if err != nil {
 		return "", err
 	}
+	if set.Calibration.File, err = contentHash(set.Calibration.File); err != nil {
+		return "", err
+	}
 	sum := sha256.Sum256(fmt.Appendf(nil, "%s\n%+v\n%s\n", hash, set, builder))
 	return hex.EncodeToString(sum[:16]), nil
 }
@@ -88,6 +91,15 @@ func builder() (string, error) {
 	if err != nil {
 		return "", fmt.Errorf("accelerate: %w", err)
 	}
+	hash, err := contentHash(path)
+	return version + " " + hash, err
+}
+
+// contentHash is that of a file; of no file it is empty.
+func contentHash(path string) (string, error) {
+	if path == "" {
+		return "", nil
+	}
 	f, err := os.Open(path)
 	if err != nil {
 		return "", fmt.Errorf("accelerate: %w", err)
@@ -97,7 +109,7 @@ func builder() (string, error) {
 	if _, err := io.Copy(h, f); err != nil {
 		return "", fmt.Errorf("accelerate: read %s: %w", path, err)
 	}
-	return fmt.Sprintf("%s %x", version, h.Sum(nil)), nil
+	return hex.EncodeToString(h.Sum(nil)), nil
 }
 
 // complete reports whether dir is a model folder. It got its name when it was whole; what is missing

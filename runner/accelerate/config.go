@@ -4,6 +4,8 @@ import (
 	"cmp"
 	"errors"
 	"fmt"
+	"math"
+	"slices"
 	"strings"
 
 	"github.com/qwenrt/qwenrt/graphopt"
@@ -38,8 +40,11 @@ const (
 // a weight.
 const (
 	DefaultPrecision = Int4
+	DefaultMethod    = quantize.RTN
+	DefaultScale     = quantize.ScaleMSE
 	DefaultBlockSize = 32
 	DefaultSymmetric = true
+	DefaultAccuracy  = 4
 	DefaultDType     = FP32
 	DefaultTarget    = graphopt.CPU
 )
@@ -48,10 +53,25 @@ const (
 type Config struct {
 	// Precision of the weights. Default: DefaultPrecision.
 	Precision Precision
+	// Method by which block formats are found, and Scale that of RTN. Default: DefaultMethod, DefaultScale.
+	Method quantize.Method
+	Scale  quantize.Scale
 	// BlockSize is how many weights share a scale: 16, 32, 64, 128 or 256. Default: DefaultBlockSize.
 	BlockSize int
 	// Symmetric leaves zero points out. Default (nil): DefaultSymmetric.
 	Symmetric *bool
+	// HalfScales stores scales in float16, see quantize.Options.
+	HalfScales bool
+	// AccuracyLevel is the type in which products are computed, see quantize.Options. Default: DefaultAccuracy.
+	AccuracyLevel int
+	// Rules change the above for some weights, see quantize.Rule.
+	Rules []quantize.Rule
+	// TargetBits, if positive, is the mean number of bits a weight: formats of the weights that no rule gives one are
+	// chosen by their effect on the model, see quantize.Allocate. Precision is then Int4. Candidates have zero points where
+	// Symmetric does not say otherwise.
+	TargetBits float64
+	// Calibration is the text for methods that need one, and for TargetBits.
+	Calibration Calibration
 	// DType of weights, activations and KV cache: what Export and Build export, and what Optimize
 	// converts to. Default: DefaultDType; a graph that is optimised stays as it is.
 	DType DType
@@ -82,12 +102,21 @@ func (c Config) Validate() error {
 // gives, and so they name it in the cache.
 type settings struct {
 	Precision Precision
+	Method    quantize.Method
+	Scale     quantize.Scale
 	BlockSize int
 	Symmetric bool
 	DType     DType
 	Target    graphopt.Target
 	Passes    []string
 	Disable   []string
+
+	HalfScales    bool
+	AccuracyLevel int
+	Rules         []quantize.Rule
+	TargetBits    float64
+	ZeroPoints    bool // candidates for TargetBits may have them
+	Calibration   Calibration
 
 	Convert      ir.DType // Undefined: the type stays
 	KeepFloat32  []string
@@ -100,12 +129,21 @@ type settings struct {
 func (c Config) resolve() (settings, error) {
 	s := settings{
 		Precision: cmp.Or(c.Precision, DefaultPrecision),
+		Method:    cmp.Or(c.Method, DefaultMethod),
+		Scale:     cmp.Or(c.Scale, DefaultScale),
 		BlockSize: cmp.Or(c.BlockSize, DefaultBlockSize),
 		Symmetric: DefaultSymmetric,
 		DType:     cmp.Or(c.DType, DefaultDType),
 		Target:    cmp.Or(c.Target, DefaultTarget),
 		Passes:    c.Passes,
 		Disable:   c.Disable,
+
+		HalfScales:    c.HalfScales,
+		AccuracyLevel: cmp.Or(c.AccuracyLevel, DefaultAccuracy),
+		Rules:         c.Rules,
+		TargetBits:    c.TargetBits,
+		ZeroPoints:    c.Symmetric == nil || !*c.Symmetric,
+		Calibration:   c.Calibration,
 
 		Convert:      c.DType.ir(),
 		KeepFloat32:  c.KeepFloat32,
@@ -121,16 +159,25 @@ func (c Config) resolve() (settings, error) {
 	fault := func(format string, args ...any) { faults = append(faults, fmt.Sprintf(format, args...)) }
 	switch s.Precision {
 	case None:
-		s.BlockSize, s.Symmetric = 0, false
-		if c.BlockSize != 0 || c.Symmetric != nil {
-			fault("precision none has no blocks: leave block size and symmetric out")
+		if c.BlockSize != 0 || c.Symmetric != nil || c.Method != "" || c.Scale != "" || c.AccuracyLevel != 0 || len(c.Rules) > 0 || c.TargetBits != 0 {
+			fault("precision none quantises nothing: leave out what is said about that")
 		}
+		s.BlockSize, s.Symmetric, s.Method, s.Scale, s.AccuracyLevel, s.ZeroPoints = 0, false, "", "", 0, false
 	case Int4, Int8:
-		if b := s.BlockSize; b < 16 || b > 256 || b&(b-1) != 0 {
-			fault("block size %d: want 16, 32, 64, 128 or 256", b)
+		if err := s.quantization().Validate(); err != nil {
+			fault("%s", strings.TrimPrefix(err.Error(), "quantize: "))
+		}
+		if c.TargetBits != 0 && (c.BlockSize != 0 || c.Precision == Int8) {
+			fault("target bits choose precision and block size: leave those out")
 		}
 	default:
 		fault("precision %q: want none, int4 or int8", s.Precision)
+	}
+	if !(s.TargetBits >= 0) || math.IsInf(s.TargetBits, 0) {
+		fault("target bits %v: want a positive number", s.TargetBits)
+	}
+	if k := s.Calibration; k.Samples < 0 || k.Length < 0 {
+		fault("%d calibration samples of %d tokens: want positive numbers", k.Samples, k.Length)
 	}
 	if s.DType.ir() == ir.Undefined {
 		fault("dtype %q: want fp32, fp16 or bf16", s.DType)
@@ -154,8 +201,14 @@ func (c Config) resolve() (settings, error) {
 }
 
 func (s settings) quantization() quantize.Options {
-	return quantize.Options{Precision: quantize.Precision(s.Precision), BlockSize: s.BlockSize, Symmetric: s.Symmetric}
+	return quantize.Options{
+		Precision: quantize.Precision(s.Precision), Method: s.Method, Scale: s.Scale,
+		BlockSize: s.BlockSize, Symmetric: s.Symmetric, HalfScales: s.HalfScales, AccuracyLevel: s.AccuracyLevel, Rules: slices.Clone(s.Rules),
+	}
 }
+
+// candidates are the formats that TargetBits may be spent on.
+func (s settings) candidates() []quantize.Format { return quantize.CandidateFormats(!s.ZeroPoints) }
 
 func (s settings) optimization() graphopt.Options {
 	o := graphopt.Options{

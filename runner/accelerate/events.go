@@ -6,6 +6,7 @@ import (
 
 	"github.com/qwenrt/qwenrt/graphopt"
 	"github.com/qwenrt/qwenrt/quantize"
+	"github.com/qwenrt/qwenrt/quantize/calib"
 )
 
 // Step is a part of the work.
@@ -28,6 +29,8 @@ type Events struct {
 	Progress func(done, total int64)
 	// Trace is called for each match of the optimiser, see graphopt.Options.
 	Trace func(graphopt.Event)
+	// Tensor is called in StepQuantize, where a tensor is measured or calibrated.
+	Tensor func(TensorProgress)
 	// Check is called with the finished folder, which still has another name. Its error ends the work,
 	// and nothing is left behind.
 	Check func(ctx context.Context, dir string) error
@@ -36,6 +39,30 @@ type Events struct {
 func (e Events) step(s Step) {
 	if e.Step != nil {
 		e.Step(s)
+	}
+}
+
+// Phase is what is done to one tensor after the other.
+type Phase string
+
+// The phases.
+const (
+	PhaseProbe   Phase = "probing"              // what it does to the model to round it
+	PhaseObserve Phase = Phase(calib.Observing) // activations, in the model as it is
+	PhaseRound   Phase = Phase(calib.Rounding)  // levels, one tensor with what those before it have become
+)
+
+// TensorProgress is how far a phase has come.
+type TensorProgress struct {
+	Phase       Phase
+	Tensor      string
+	Done, Total int     // steps of about equal length
+	Loss        float64 // squared error of the last product relative to the product; 0 where it is not known
+}
+
+func (e Events) tensor(p TensorProgress) {
+	if e.Tensor != nil {
+		e.Tensor(p)
 	}
 }
 
@@ -53,5 +80,7 @@ type Report struct {
 	BitsPerWeight float64
 	// Quantization is nil where nothing was quantised.
 	Quantization *quantize.Report
-	Elapsed      time.Duration
+	// Allocation is how target bits were spent; nil where there were none.
+	Allocation *quantize.Allocation
+	Elapsed    time.Duration
 }

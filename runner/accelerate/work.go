@@ -8,7 +8,6 @@ import (
 	"os"
 	"path/filepath"
 	"slices"
-	"strconv"
 	"strings"
 
 	"github.com/qwenrt/qwenrt/graphopt"
@@ -25,6 +24,7 @@ type work struct {
 	set    settings
 	events Events
 	report *Report
+	stage  *folder.Stage
 
 	source   *qwen3.Source // of a checkpoint, until it is exported
 	model    *ir.Model
@@ -67,11 +67,11 @@ func fromFolder(path string) opener {
 		if err != nil {
 			return err
 		}
-		dir := filepath.Dir(file)
-		if w.facts, err = qwen3.ReadFacts(dir); err != nil {
+		dir := folder.ConfigDir(file)
+		if w.facts, err = readFacts(dir); err != nil {
 			return err
 		}
-		if err := w.readManifest(dir); err != nil {
+		if err := w.readManifest(filepath.Dir(file)); err != nil {
 			return err
 		}
 		if w.model, err = ir.Load(file); err != nil {
@@ -82,6 +82,19 @@ func fromFolder(path string) opener {
 		w.countNodes()
 		return nil
 	}
+}
+
+// readFacts reads config.json, or where a folder has none, as those of onnxruntime-genai, genai_config.json.
+func readFacts(dir string) (folder.Facts, error) {
+	facts, err := qwen3.ReadFacts(dir)
+	if !errors.Is(err, fs.ErrNotExist) {
+		return facts, err
+	}
+	facts, other := folder.ReadGenAI(dir)
+	if errors.Is(other, folder.ErrNoFacts) {
+		return facts, err
+	}
+	return facts, other
 }
 
 // readManifest goes on from what was done before; a folder of another program begins a new record.
@@ -169,47 +182,27 @@ func (w *work) checkKernels() error {
 	return nil
 }
 
-func (w *work) quantize(context.Context) error {
-	w.events.step(StepQuantize)
-	plan, err := quantize.NewPlan(w.model, w.set.quantization())
-	if err != nil {
-		return err
-	}
-	if err := plan.Apply(w.model); err != nil {
-		return err
-	}
-	w.plan = plan
-	for _, d := range plan.Decisions() {
-		w.manifest.Quantization = append(w.manifest.Quantization, folder.QuantizedTensor{
-			Name: d.Tensor, Method: string(d.Method), Bits: d.Format.Bits, BlockSize: d.Format.BlockSize, Symmetric: d.Format.Symmetric,
-		})
-	}
-	w.record(folder.Step{Command: "quantize", Options: map[string]string{
-		"precision":  string(w.set.Precision),
-		"block_size": strconv.Itoa(w.set.BlockSize),
-		"symmetric":  strconv.FormatBool(w.set.Symmetric),
-	}})
-	return nil
-}
-
 func (w *work) record(s folder.Step) { w.manifest.Steps = append(w.manifest.Steps, s) }
 
-func (w *work) write(ctx context.Context, stage *folder.Stage) error {
+func (w *work) write(ctx context.Context) error {
 	w.events.step(StepWrite)
 	w.model.ProducerName, w.model.ProducerVersion = "qwenrt", Version()
-	file := stage.Path(folder.ModelName)
+	file := w.stage.Path(folder.ModelName)
 	if err := ir.Save(ctx, w.model, file, ir.SaveOptions{Progress: w.events.Progress}); err != nil {
 		return err
 	}
-	if _, err := stage.CopySideFiles(w.files); err != nil {
+	if _, err := w.stage.CopySideFiles(w.files); err != nil {
 		return err
 	}
-	if err := folder.WriteGenAI(stage.Dir(), w.facts, w.model); err != nil {
+	if err := folder.WriteGenAI(w.stage.Dir(), w.facts, w.model); err != nil {
 		return err
+	}
+	if w.plan != nil {
+		w.recordTensors()
 	}
 	w.manifest.KVCache = folder.KVCache{DType: kvType(w.model.Graph)}
 	w.manifest.Versions = folder.Versions{Qwenrt: Version(), Opset: w.model.Opset(""), IR: w.model.IRVersion}
-	if err := w.manifest.Write(stage.Dir()); err != nil {
+	if err := w.manifest.Write(w.stage.Dir()); err != nil {
 		return err
 	}
 	return w.measure(file)
@@ -225,11 +218,7 @@ func (w *work) measure(file string) error {
 			return fmt.Errorf("accelerate: %w", err)
 		}
 	}
-	switch {
-	case w.plan != nil:
-		r := w.plan.Report()
-		w.report.Quantization, w.report.BitsPerWeight = &r, r.BitsPerWeight()
-	case len(w.manifest.Quantization) == 0:
+	if len(w.manifest.Quantization) == 0 {
 		w.report.BitsPerWeight = floatBits(w.model.Graph)
 	}
 	return nil
