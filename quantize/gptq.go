@@ -33,15 +33,24 @@ var ErrHessian = errors.New("calibration statistics are not positive definite")
 // GPTQOptions says how GPTQ works. The zero value is what is recommended.
 type GPTQOptions struct {
 	// Damping is added to the diagonal of H, in units of its mean: it keeps corrections small where
-	// calibration has seen little. Default 0.01; up to 1.
+	// calibration has seen little. Default DefaultDamping; up to 1.
 	Damping float64
 	// InOrder rounds inputs in the order in which they are stored, not in the order of H's diagonal.
 	InOrder bool
 }
 
+// DefaultDamping is what the paper takes.
+const DefaultDamping = 0.01
+
+// Validate reports what is wrong with o.
+func (o GPTQOptions) Validate() error {
+	_, err := o.resolve()
+	return err
+}
+
 func (o GPTQOptions) resolve() (GPTQOptions, error) {
 	if o.Damping == 0 {
-		o.Damping = 0.01
+		o.Damping = DefaultDamping
 	}
 	if !(o.Damping > 0 && o.Damping <= 1) {
 		return o, fmt.Errorf("quantize: damping %v: it must be above 0 and at most 1", o.Damping)

@@ -390,6 +390,9 @@ func (b *planner) recipe(c *constant, n *ir.Node) recipe {
 			r = rule.apply(r)
 		}
 	}
+	if r.method == HQQ {
+		r.scale = "" // it has its own
+	}
 	return r
 }
 

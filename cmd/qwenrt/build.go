@@ -54,6 +54,9 @@ func quantizeFlags(precisions string) []cli.Flag {
 		&cli.IntFlag{Name: "samples", Usage: "calibration samples", Value: calib.DefaultSamples},
 		&cli.IntFlag{Name: "seq-len", Usage: "tokens in a calibration sample", Value: calib.DefaultLength},
 		&cli.Uint64Flag{Name: "seed", Usage: "of the places where calibration samples begin"},
+		&cli.StringFlag{Name: "statistics", Usage: "`FILE` that keeps what awq observes: read if it is there, written otherwise", DefaultText: "none"},
+		&cli.Float64Flag{Name: "damping", Usage: "of gptq, as a part of the mean second moment of a product's inputs", Value: quantize.DefaultDamping},
+		boolFlag("in-order", "let gptq round inputs as they are stored, not the largest first"),
 		boolFlag("report", "print what became of each weight"),
 	}
 }
@@ -90,7 +93,7 @@ func quantizeConfig(c *cli.Context, conf *accelerate.Config) error {
 		conf.Rules = append(conf.Rules, r)
 	}
 	// 0 asks for the default in a Config; typed, it is a mistake.
-	for _, name := range []string{"block-size", "accuracy-level", "target-bits", "samples", "seq-len"} {
+	for _, name := range []string{"block-size", "accuracy-level", "target-bits", "samples", "seq-len", "damping"} {
 		if v := c.Value(name); c.IsSet(name) && (v == 0 || v == 0.0) {
 			faults = append(faults, fmt.Sprintf("--%s is 0", name))
 		}
@@ -108,6 +111,7 @@ func quantizeConfig(c *cli.Context, conf *accelerate.Config) error {
 	conf.TargetBits = c.Float64("target-bits")
 	conf.Calibration = accelerate.Calibration{
 		File: c.String("calibration"), Samples: c.Int("samples"), Length: c.Int("seq-len"), Seed: c.Uint64("seed"),
+		Statistics: c.String("statistics"), GPTQ: quantize.GPTQOptions{Damping: c.Float64("damping"), InOrder: c.Bool("in-order")},
 	}
 	if len(faults) > 0 {
 		return commandUsage(c, "%s", strings.Join(faults, "; "))
@@ -130,7 +134,7 @@ func config(c *cli.Context) (accelerate.Config, error) {
 		Sequence:     c.Int64("sequence"),
 		Total:        c.Int64("total"),
 	}
-	for _, name := range []string{"precision", "algo", "scale", "dtype", "target", "calibration"} {
+	for _, name := range []string{"precision", "algo", "scale", "dtype", "target", "calibration", "statistics"} {
 		if c.IsSet(name) && c.String(name) == "" {
 			return conf, commandUsage(c, "--%s is empty", name)
 		}

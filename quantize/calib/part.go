@@ -36,7 +36,8 @@ type cutter struct {
 	place    map[*ir.Node]int   // in graph order
 }
 
-// points groups the targets by what they are multiplied with, in graph order.
+// points groups the targets by what they are multiplied with, in graph order. A weight that is multiplied with
+// several activations belongs to the last of them.
 func points(targets []quantize.Target, place map[*ir.Node]int) []*point {
 	var all []*point
 	at := map[*ir.Value]*point{}
@@ -96,67 +97,64 @@ func (c *cutter) ancestors(x *ir.Value, seen map[*ir.Node]bool) []*ir.Node {
 	return found
 }
 
-// cut gives each point the part that leads to it.
+// cut gives each point the part that leads to it. A node is in the first part that needs it.
 func (c *cutter) cut(all []*point) error {
 	seen := map[*ir.Node]bool{}
-	in := map[*ir.Node]int{}     // part of a node
-	last := map[*ir.Value]int{}  // last part that reads a value
-	where := map[*ir.Value]int{} // part that computes a value
+	first := map[*ir.Value]int{} // part that computes a value
+	last := map[*ir.Value]int{}  // last part that reads it
 	for i, p := range all {
 		p.before.nodes = c.ancestors(p.x, seen)
 		for _, n := range p.before.nodes {
 			if n.HasGraph() {
 				return fmt.Errorf("calib: %v has a body: models with control flow cannot be calibrated", n)
 			}
-			in[n] = i
 			for _, v := range n.Outputs() {
-				if v != nil {
-					where[v] = i
-				}
+				first[v] = i
 			}
 			for _, v := range c.operands(n) {
 				last[v] = i
 			}
 		}
-		last[p.x] = max(last[p.x], i)
+		last[p.x] = i
 	}
 	for i, p := range all {
-		b := &p.before
-		add := func(list *[]*ir.Value, v *ir.Value) {
-			if !slices.Contains(*list, v) {
-				*list = append(*list, v)
-			}
-		}
-		read := []*ir.Value{p.x}
-		for _, n := range b.nodes {
-			read = append(read, c.operands(n)...)
-		}
-		for _, v := range read {
-			from, computed := where[v]
-			if computed && from == i || constant(v) {
-				continue
-			}
-			add(&b.inputs, v)
-			if last[v] == i {
-				add(&b.done, v)
-			}
-		}
-		for _, n := range b.nodes {
-			for _, v := range n.Outputs() {
-				if v != nil && (last[v] > i || v == p.x) {
-					add(&b.outputs, v)
-				}
-			}
-		}
-		if last[p.x] == i {
-			add(&b.done, p.x)
-		}
+		c.border(p, i, first, last)
 	}
 	return nil
 }
 
-// model makes a model of a part. Weights of products, and large constants, become inputs: name says which
-// tensor each of them takes.
+// border finds what goes in and out of part i.
+func (c *cutter) border(p *point, i int, first, last map[*ir.Value]int) {
+	b := &p.before
+	add := func(list *[]*ir.Value, v *ir.Value) {
+		if !slices.Contains(*list, v) {
+			*list = append(*list, v)
+		}
+	}
+	read := []*ir.Value{p.x}
+	for _, n := range b.nodes {
+		read = append(read, c.operands(n)...)
+		for _, v := range n.Outputs() {
+			if v != nil && (last[v] > i || v == p.x) {
+				add(&b.outputs, v)
+			}
+		}
+	}
+	for _, v := range read {
+		if constant(v) {
+			continue
+		}
+		if at, computed := first[v]; !computed || at < i {
+			add(&b.inputs, v)
+		}
+		if last[v] == i {
+			add(&b.done, v)
+		}
+	}
+}
+
+// model makes a model of a part. Weights of products, and large constants, become inputs: weights and tables say
+// by name what they take.
 func (c *cutter) model(b *part, opsets []ir.Opset, irVersion int64, types map[*ir.Value]*ir.Type) (m *ir.Model, weights map[string]*ir.Node, tables map[string]*ir.Value) {
 	m = ir.NewModel("part", irVersion, 1)
 	m.Opsets = slices.Clone(opsets)

@@ -69,21 +69,39 @@ type Found struct {
 	// Folded are the activations that have been rescaled.
 	Folded []quantize.Folded
 
-	dir   string
-	files []*os.File
+	dir    string   // "": nothing is on disk
+	levels *os.File // of all weights, one behind the other
+	size   int64
 }
 
 // Close removes the files.
 func (f *Found) Close() error {
-	var errs []error
-	for _, file := range f.files {
-		errs = append(errs, file.Close())
+	if f.dir == "" {
+		return nil
 	}
-	f.files = nil
-	if f.dir != "" {
-		errs = append(errs, os.RemoveAll(f.dir))
+	err := f.levels.Close()
+	err = errors.Join(err, os.RemoveAll(f.dir))
+	f.dir, f.levels = "", nil
+	return err
+}
+
+// open makes the folder and the file.
+func (f *Found) open(parent string) (err error) {
+	if f.dir, err = workFolder(parent); err != nil {
+		return err
 	}
-	return errors.Join(errs...)
+	if f.levels, err = tempFile(f.dir); err != nil {
+		err = errors.Join(err, os.RemoveAll(f.dir))
+		f.dir = ""
+	}
+	return err
+}
+
+// place is room for some bytes.
+func (f *Found) place(size int64) *fileData {
+	d := &fileData{f.levels, f.size, size}
+	f.size += size
+	return d
 }
 
 // Plan makes a plan for m and finds on samples whatever its methods need. Samples are token ids, all of one
@@ -143,18 +161,16 @@ func round(ctx context.Context, m *ir.Model, plan *quantize.Plan, samples [][]in
 	if err := o.complete(samples); err != nil {
 		return err
 	}
-	dir, err := workFolder(o.Dir)
-	if err != nil {
+	if err := f.open(o.Dir); err != nil {
 		return err
 	}
-	f.dir = dir
-	w, err := newWalk(m, plan, targets, samples, dir, o.Threads)
+	w, err := newWalk(m, plan, targets, samples, f.dir, o.Threads)
 	if err != nil {
 		return err
 	}
 	defer w.close()
 	w.rounded = true
-	r := &rounding{found: f, plan: plan, options: o, algebra: newAlgebra(dir, o.Threads)}
+	r := &rounding{found: f, plan: plan, options: o, algebra: newAlgebra(f.dir, o.Threads)}
 	defer r.close()
 	w.progress = r.progress
 	return w.run(ctx, r)
@@ -243,17 +259,9 @@ func (r *rounding) round(ctx context.Context, f *quantize.Factor, t quantize.Tar
 		weights[n] = x
 		values = ort.Data[float32](x)
 	}
-	file, err := os.CreateTemp(r.found.dir, "levels")
-	if err != nil {
-		return fmt.Errorf("calib: %w", err)
-	}
-	r.found.files = append(r.found.files, file)
-	sizes := t.LevelSizes()
-	parts := make([]*fileData, len(sizes))
-	at := int64(0)
-	for i, size := range sizes {
-		parts[i] = &fileData{file, at, size}
-		at += size
+	var parts [3]*fileData
+	for i, size := range t.LevelSizes() {
+		parts[i] = r.found.place(size)
 	}
 	c, err := f.Round(ctx, t, quantize.LevelWriters{Packed: parts[0], Scales: parts[1], ZeroPoints: parts[2]}, values)
 	if err != nil {

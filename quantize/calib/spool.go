@@ -41,11 +41,10 @@ func (s *spool) close() {
 func (s *spool) put(v *ir.Value, t *ort.Tensor) error {
 	p := s.values[v]
 	if p == nil {
-		f, err := os.CreateTemp(s.dir, "values")
+		f, err := tempFile(s.dir)
 		if err != nil {
-			return fmt.Errorf("calib: %w", err)
+			return err
 		}
-		os.Remove(f.Name()) // where that can be done to an open file, nothing can be left behind
 		p = &spooled{file: f}
 		s.values[v] = p
 	}
@@ -93,4 +92,15 @@ func (s *spool) drop(v *ir.Value) {
 		os.Remove(p.file.Name())
 		delete(s.values, v)
 	}
+}
+
+// tempFile is a file that nobody else sees. Where an open file can be removed it is at once, so that nothing is left
+// behind by a process that is killed.
+func tempFile(dir string) (*os.File, error) {
+	f, err := os.CreateTemp(dir, "values")
+	if err != nil {
+		return nil, fmt.Errorf("calib: %w", err)
+	}
+	os.Remove(f.Name())
+	return f, nil
 }

@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"math"
+	"os"
 	"runtime"
 
 	"golang.org/x/sync/errgroup"
@@ -24,8 +25,7 @@ func Collect(ctx context.Context, m *ir.Model, plan *quantize.Plan, samples [][]
 	if err != nil {
 		return nil, err
 	}
-	f := &Found{dir: dir}
-	defer func() { err = errors.Join(err, f.Close()) }()
+	defer func() { err = errors.Join(err, os.RemoveAll(dir)) }()
 	w, err := newWalk(m, plan, plan.Targets(), samples, dir, o.Threads)
 	if err != nil {
 		return nil, err

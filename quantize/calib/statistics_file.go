@@ -2,6 +2,9 @@ package calib
 
 import (
 	"context"
+	"crypto/sha256"
+	"encoding/binary"
+	"encoding/hex"
 	"encoding/json"
 	"errors"
 	"fmt"
@@ -18,13 +21,15 @@ const statisticsFormat = 1
 
 // statisticsFile is what a file of statistics holds, as JSON.
 type statisticsFile struct {
-	Format      int                 `json:"qwenrt_statistics"`
+	Format int `json:"qwenrt_statistics"`
+	// Weights are fingerprints of what the activations are multiplied with: they tell models of one shape apart.
+	Weights     map[string]string   `json:"weights"`
 	Activations quantize.Statistics `json:"activations"`
 }
 
-// WriteStatistics writes statistics to a file, which appears when it is complete.
-func WriteStatistics(path string, s quantize.Statistics) error {
-	b, err := json.Marshal(statisticsFile{statisticsFormat, s}) // keys are sorted
+// write writes the file, which appears when it is complete.
+func (s *statisticsFile) write(path string) error {
+	b, err := json.Marshal(s) // keys are sorted
 	if err != nil {
 		return fmt.Errorf("calib: %s: %w", path, err)
 	}
@@ -42,8 +47,8 @@ func WriteStatistics(path string, s quantize.Statistics) error {
 	return nil
 }
 
-// ReadStatistics reads what WriteStatistics has written.
-func ReadStatistics(path string) (quantize.Statistics, error) {
+// readStatistics reads what write has written.
+func readStatistics(path string) (*statisticsFile, error) {
 	b, err := os.ReadFile(path)
 	if err != nil {
 		return nil, fmt.Errorf("calib: %w", err)
@@ -52,7 +57,7 @@ func ReadStatistics(path string) (quantize.Statistics, error) {
 	if err := json.Unmarshal(b, &f); err != nil || f.Format != statisticsFormat {
 		return nil, fmt.Errorf("calib: %s does not hold statistics of format %d; delete it to have it made anew", path, statisticsFormat)
 	}
-	return f.Activations, nil
+	return &f, nil
 }
 
 // statistics are read from a file where that is asked for and it is there, and collected otherwise.
@@ -60,27 +65,49 @@ func statistics(ctx context.Context, m *ir.Model, plan *quantize.Plan, samples [
 	if o.Statistics == "" {
 		return Collect(ctx, m, plan, samples, o)
 	}
-	s, err := ReadStatistics(o.Statistics)
+	weights, err := fingerprints(plan)
+	if err != nil {
+		return nil, err
+	}
+	s, err := readStatistics(o.Statistics)
 	switch {
 	case err == nil:
-		if err := checkStatistics(s, plan); err != nil {
+		if err := s.check(plan, weights); err != nil {
 			return nil, fmt.Errorf("calib: %s is of another model: %w; delete it to have it made anew", o.Statistics, err)
 		}
-		return s, nil
+		return s.Activations, nil
 	case !errors.Is(err, fs.ErrNotExist):
 		return nil, err
 	}
-	if s, err = Collect(ctx, m, plan, samples, o); err != nil {
+	s = &statisticsFile{Format: statisticsFormat, Weights: weights}
+	if s.Activations, err = Collect(ctx, m, plan, samples, o); err != nil {
 		return nil, err
 	}
-	return s, WriteStatistics(o.Statistics, s)
+	return s.Activations, s.write(o.Statistics)
 }
 
-// checkStatistics reports what the plan's targets need and s has not.
-func checkStatistics(s quantize.Statistics, plan *quantize.Plan) error {
+// fingerprints are hashes of the first row of each target.
+func fingerprints(plan *quantize.Plan) (map[string]string, error) {
+	all := map[string]string{}
+	for _, t := range plan.Targets() {
+		row := make([]float32, t.Columns())
+		if err := t.Values().ReadFloat32(row, 0); err != nil {
+			return nil, fmt.Errorf("calib: read %s: %w", t.Tensor, err)
+		}
+		h := sha256.New()
+		if err := binary.Write(h, binary.LittleEndian, row); err != nil {
+			return nil, fmt.Errorf("calib: %w", err)
+		}
+		all[t.Tensor] = hex.EncodeToString(h.Sum(nil)[:8])
+	}
+	return all, nil
+}
+
+// check reports what the plan's targets need and s has not.
+func (s *statisticsFile) check(plan *quantize.Plan, weights map[string]string) error {
 	for _, t := range plan.Targets() {
 		name := t.Inputs[len(t.Inputs)-1].Name
-		c, k := s[name], int(t.Columns())
+		c, k := s.Activations[name], int(t.Columns())
 		if c == nil {
 			return fmt.Errorf("it has no activation %q", name)
 		}
@@ -93,6 +120,9 @@ func checkStatistics(s quantize.Statistics, plan *quantize.Plan) error {
 					return fmt.Errorf("channel %d of %q is %v", i, name, v)
 				}
 			}
+		}
+		if s.Weights[t.Tensor] != weights[t.Tensor] {
+			return fmt.Errorf("%s is another weight", t.Tensor)
 		}
 	}
 	return nil

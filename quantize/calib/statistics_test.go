@@ -32,7 +32,7 @@ func TestStatisticsFile(t *testing.T) {
 	require.NoError(t, err)
 	require.Len(t, entries, 1, "no temporary file is left")
 
-	s, err := ReadStatistics(path)
+	s, err := readStatistics(path)
 	require.NoError(t, err)
 	name := "layers.1.mul/out"
 	for _, c := range []struct {
@@ -40,25 +40,26 @@ func TestStatisticsFile(t *testing.T) {
 		change func()
 		text   string
 	}{
-		{"an activation is missing", func() { delete(s, name) }, "no activation"},
-		{"of another width", func() { s[name].Mean = s[name].Mean[1:] }, "has 95 channels, want 96"},
-		{"a mean below zero", func() { s[name].Square[3] = -1 }, "channel 3 of"},
+		{"an activation is missing", func() { delete(s.Activations, name) }, "no activation"},
+		{"of another width", func() { s.Activations[name].Mean = s.Activations[name].Mean[1:] }, "has 95 channels, want 96"},
+		{"a model of the same shape", func() { s.Weights["layers.0.o.weight"] = "00" }, "layers.0.o.weight is another weight"},
+		{"a mean below zero", func() { s.Activations[name].Square[3] = -1 }, "channel 3 of"},
 	} {
-		s, err = ReadStatistics(path)
+		s, err = readStatistics(path)
 		require.NoError(t, err)
 		c.change()
 		other := filepath.Join(dir, "other.json")
-		require.NoError(t, WriteStatistics(other, s))
+		require.NoError(t, s.write(other))
 		_, _, err = Plan(t.Context(), newToy(), q, samples, Options{Statistics: other})
 		require.ErrorContains(t, err, "other.json is of another model: ", c.why)
 		require.ErrorContains(t, err, c.text, c.why)
 	}
 	for _, content := range []string{"", "{}", `{"qwenrt_statistics": 2}`, "text"} {
 		require.NoError(t, os.WriteFile(path, []byte(content), 0o666))
-		_, err = ReadStatistics(path)
+		_, err = readStatistics(path)
 		require.ErrorContains(t, err, "does not hold statistics of format 1", content)
 	}
-	_, err = ReadStatistics(filepath.Join(dir, "none"))
+	_, err = readStatistics(filepath.Join(dir, "none"))
 	require.ErrorIs(t, err, os.ErrNotExist)
-	require.Error(t, WriteStatistics(filepath.Join(dir, "none", "x"), s))
+	require.Error(t, s.write(filepath.Join(dir, "none", "x")))
 }

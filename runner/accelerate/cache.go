@@ -7,6 +7,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"io/fs"
 	"os"
 	"path/filepath"
 	"strings"
@@ -75,6 +76,11 @@ func cacheKey(from Source, c Config) (string, error) {
 	if set.Calibration.File, err = contentHash(set.Calibration.File); err != nil {
 		return "", err
 	}
+	statistics, err := contentHash(set.Calibration.Statistics)
+	if err != nil && !errors.Is(err, fs.ErrNotExist) { // it is yet to be written
+		return "", err
+	}
+	set.Calibration.Statistics = statistics
 	sum := sha256.Sum256(fmt.Appendf(nil, "%s\n%+v\n%s\n", hash, set, builder))
 	return hex.EncodeToString(sum[:16]), nil
 }

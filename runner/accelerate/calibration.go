@@ -7,6 +7,7 @@ import (
 	"fmt"
 
 	"github.com/qwenrt/qwenrt/models/folder"
+	"github.com/qwenrt/qwenrt/quantize"
 	"github.com/qwenrt/qwenrt/quantize/calib"
 	"github.com/qwenrt/qwenrt/runner/chat"
 	"github.com/qwenrt/qwenrt/runner/tokenizer"
@@ -21,6 +22,10 @@ type Calibration struct {
 	Samples, Length int
 	// Seed of the places in the text at which samples begin.
 	Seed uint64
+	// Statistics, if set, is a file that keeps what AWQ observes, see calib.Options.
+	Statistics string
+	// GPTQ says how GPTQ works.
+	GPTQ quantize.GPTQOptions
 }
 
 func (c Calibration) documents() ([]calib.Document, error) {

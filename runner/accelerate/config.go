@@ -179,6 +179,9 @@ func (c Config) resolve() (settings, error) {
 	if k := s.Calibration; k.Samples < 0 || k.Length < 0 {
 		fault("%d calibration samples of %d tokens: want positive numbers", k.Samples, k.Length)
 	}
+	if err := s.Calibration.GPTQ.Validate(); err != nil {
+		fault("%s", strings.TrimPrefix(err.Error(), "quantize: "))
+	}
 	if s.DType.ir() == ir.Undefined {
 		fault("dtype %q: want fp32, fp16 or bf16", s.DType)
 	}

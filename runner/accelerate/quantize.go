@@ -67,7 +67,7 @@ func (w *work) makePlan(ctx context.Context, o quantize.Options) (*quantize.Plan
 		return nil, err
 	}
 	plan, found, err := calib.Plan(ctx, w.model, o, samples, calib.Options{
-		Dir: w.stage.Dir(),
+		Dir: w.stage.Dir(), GPTQ: w.set.Calibration.GPTQ, Statistics: w.set.Calibration.Statistics,
 		Progress: func(p calib.Progress) {
 			w.events.tensor(TensorProgress{Phase: Phase(p.Phase), Tensor: p.Tensor, Done: p.Done, Total: p.Total, Loss: p.Loss})
 		},

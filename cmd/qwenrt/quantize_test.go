@@ -1,0 +1,78 @@
+package main
+
+import (
+	"path/filepath"
+	"testing"
+
+	"github.com/stretchr/testify/require"
+
+	"github.com/qwenrt/qwenrt/models/folder"
+)
+
+// Flags reach what is built: each is looked for in the manifest of a small model.
+func TestQuantizeFlags(t *testing.T) {
+	dir := t.TempDir()
+	fused, out := filepath.Join(dir, "fused"), filepath.Join(dir, "out")
+	require.Equal(t, exitOK, qwenrt(t, "build", small, "-o", fused, "--precision", "none").code)
+	for _, c := range []struct {
+		why   string
+		flags []string
+		want  func(q folder.QuantizedTensor) bool
+	}{
+		{"defaults", nil, func(q folder.QuantizedTensor) bool {
+			return q.Method == "rtn" && q.Scale == "mse" && q.Bits == 4 && q.BlockSize == 32 && q.Symmetric && (q.AccuracyLevel == 4 || q.AccuracyLevel == 0) && q.SNR > 10
+		}},
+		{"underscores and capitals", []string{"--algo", "RTN", "--scale", "MAX", "--accuracy-level", "1"}, func(q folder.QuantizedTensor) bool {
+			return q.Method == "rtn" && q.Scale == "max" && q.AccuracyLevel <= 1
+		}},
+		{"hqq", []string{"--algo", "hqq", "--symmetric=false", "--block-size", "16"}, func(q folder.QuantizedTensor) bool {
+			return q.Method == "hqq" && q.Scale == "" && !q.Symmetric && q.BlockSize == 16
+		}},
+		{"the later rule counts", []string{"--rule", "*=int8", "--rule", "*=int4:b64:asym"}, func(q folder.QuantizedTensor) bool {
+			return q.Bits == 4 && q.BlockSize == 64 && !q.Symmetric
+		}},
+	} {
+		r := qwenrt(t, append([]string{"quantize", fused, "-o", out, "--force", "--report"}, c.flags...)...)
+		require.Equal(t, exitOK, r.code, r.stderr)
+		m, err := folder.ReadManifest(out)
+		require.NoError(t, err)
+		require.NotEmpty(t, m.Quantization)
+		for _, q := range m.Quantization {
+			require.True(t, c.want(q), "%s: %+v", c.why, q)
+			require.Contains(t, r.stdout, q.Name, "the report")
+		}
+		require.Contains(t, r.stdout, "bits a weight")
+	}
+}
+
+func TestQuantizeFlagFaults(t *testing.T) {
+	for _, c := range []struct {
+		flags []string
+		text  string
+	}{
+		{[]string{"--algo", "best"}, `method "best": it must be rtn, hqq`},
+		{[]string{"--scale", "min"}, `scale "min": it must be max or mse`},
+		{[]string{"--rule", "model"}, "want GLOB=VALUE"},
+		{[]string{"--rule", "*=int5"}, `"int5": want keep, int4`},
+		{[]string{"--accuracy-level", "5"}, "accuracy level 5: it must be 1 to 4"},
+		{[]string{"--accuracy-level", "0"}, "--accuracy-level is 0"},
+		{[]string{"--target-bits", "0"}, "--target-bits is 0"},
+		{[]string{"--target-bits", "4.6", "--block-size", "32"}, "target bits choose precision and block size"},
+		{[]string{"--block-size", "48"}, "block size 48"},
+		{[]string{"--algo", ""}, "--algo is empty"},
+		{[]string{"--samples", "-1"}, "-1 calibration samples"},
+	} {
+		r := qwenrt(t, append([]string{"build", small, "-o", filepath.Join(t.TempDir(), "out")}, c.flags...)...)
+		require.Equal(t, exitUsage, r.code, "%v: %s", c.flags, r.stderr)
+		require.Contains(t, r.stderr, c.text)
+	}
+}
+
+// What only the model can tell is an error too, and leaves nothing behind.
+func TestRuleThatMatchesNothing(t *testing.T) {
+	dir := t.TempDir()
+	r := qwenrt(t, "build", small, "-o", filepath.Join(dir, "out"), "--rule", "lm_haed*=int8")
+	require.Equal(t, exitError, r.code)
+	require.Contains(t, r.stderr, `rule "lm_haed*=int8" matches no weight`)
+	require.Empty(t, names(t, dir))
+}
