@@ -107,6 +107,22 @@ func (c *cache) copy(dst, src *ort.Tensor, n int) {
 	}
 }
 
+// clone takes the first n tokens of another cache, for which there is room.
+func (c *cache) clone(other *cache, n int) error {
+	for i, src := range other.past {
+		if c.layout.shared {
+			c.copy(c.past[i], src, n)
+			continue
+		}
+		same, err := src.View(0, src.Shape()...) // no step writes to a past that is not shared with a present
+		if err != nil {
+			return err
+		}
+		c.past[i] = same
+	}
+	return nil
+}
+
 // before prepares a step from past to total tokens. A shared cache needs nothing.
 func (c *cache) before(past, total int) error {
 	if c.layout.shared {

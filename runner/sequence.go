@@ -115,6 +115,39 @@ func (s *Sequence) Left() int {
 	return s.r.context - s.length
 }
 
+// Fork starts a second sequence with the same tokens: both go on from here, each on its own. It copies the
+// cache of the tokens in use, where the graph writes to it in place; others are shared until they differ.
+// The logits of the last call stay with s.
+func (s *Sequence) Fork() (*Sequence, error) {
+	if s.r == nil {
+		return nil, errSequenceClosed
+	}
+	f, err := s.r.NewSequence()
+	if err != nil {
+		return nil, err
+	}
+	if err := f.adopt(s); err != nil {
+		f.Close()
+		return nil, err
+	}
+	return f, nil
+}
+
+// adopt takes over the tokens of another sequence. s is empty.
+func (s *Sequence) adopt(other *Sequence) error {
+	if other.length == 0 {
+		return nil
+	}
+	if err := s.reserve(other.length); err != nil {
+		return err
+	}
+	if err := s.cache.clone(&other.cache, other.length); err != nil {
+		return wrap(err)
+	}
+	s.length = other.length
+	return nil
+}
+
 // Truncate cuts the sequence back to its first n tokens. With a shared cache it costs nothing; other
 // caches are copied.
 //

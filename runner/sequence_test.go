@@ -195,6 +195,38 @@ func TestTruncate(t *testing.T) {
 	}
 }
 
+// A fork goes on as its origin would, and neither sees what the other does.
+func TestFork(t *testing.T) {
+	for name, m := range shapes {
+		t.Run(name, func(t *testing.T) {
+			r := m.open(t, runner.Options{})
+			s := sequence(t, r)
+			empty, err := s.Fork()
+			require.NoError(t, err)
+			defer empty.Close()
+			require.Zero(t, empty.Len())
+			tokens := m.prompt(300)
+			_, err = s.Prefill(t.Context(), tokens)
+			require.NoError(t, err)
+			f, err := s.Fork()
+			require.NoError(t, err)
+			defer f.Close()
+			requireFresh(t, r, f, tokens)
+
+			require.NoError(t, s.Truncate(200))
+			_, err = s.Prefill(t.Context(), tokens[:50])
+			require.NoError(t, err)
+			requireFresh(t, r, f, tokens)
+			_, err = f.Prefill(t.Context(), tokens[:9])
+			require.NoError(t, err)
+			requireFresh(t, r, s, slices.Concat(tokens[:200], tokens[:50]))
+			s.Close()
+			requireFresh(t, r, f, slices.Concat(tokens, tokens[:9]))
+			requireError(t, second(s.Fork()), runner.ErrClosed, "closed")
+		})
+	}
+}
+
 // TestCancelPrefill ends the context in the middle of a prompt: the length is rolled back, and nothing
 // of the cancellation stays.
 func TestCancelPrefill(t *testing.T) {
