@@ -69,58 +69,67 @@ func Run(ctx context.Context, s Subject, c Config, e Events) ([]Record, error) {
 	}
 	c = c.complete()
 	var records []Record
-	for _, t := range tests {
-		r, err := s.measure(ctx, t, c, e)
-		if err != nil {
-			if cause := ctx.Err(); cause != nil {
-				err = cause
-			}
-			return records, fmt.Errorf("bench: %v: %w", t, err)
-		}
+	err = s.each(ctx, tests, c, e, func(r Record) {
 		records = append(records, r)
 		if e.Record != nil {
 			e.Record(r)
 		}
-	}
-	return records, nil
+	})
+	return records, err
 }
 
-// measure runs one test on a sequence of its own.
-func (s *Subject) measure(ctx context.Context, t Test, c Config, e Events) (Record, error) {
+// each runs tests in order. Those of one depth share a sequence, so that their context is prefilled once.
+func (s *Subject) each(ctx context.Context, tests []Test, c Config, e Events, done func(Record)) (err error) {
+	var b *trial
+	defer func() { b.close() }()
+	for i, t := range tests {
+		if i == 0 || t.Depth != tests[i-1].Depth {
+			b.close()
+			b, err = newTrial(ctx, s.Runner, c.Seed)
+		}
+		var r Record
+		if err == nil {
+			r, err = s.measure(ctx, b, t, c, e)
+		}
+		if err != nil {
+			if cause := ctx.Err(); cause != nil {
+				err = cause
+			}
+			return fmt.Errorf("bench: %v: %w", t, err)
+		}
+		done(r)
+	}
+	return nil
+}
+
+// measure runs one test.
+func (s *Subject) measure(ctx context.Context, b *trial, t Test, c Config, e Events) (Record, error) {
 	r := s.record(t)
-	seq, err := s.Runner.NewSequence()
-	if err != nil {
+	if err := b.seq.Reserve(t.Depth + t.tokens()); err != nil {
 		return r, err
 	}
-	defer seq.Close()
-	defer seq.Watch(ctx)() // once, so that a step costs nothing for it
-	if err := seq.Reserve(t.Depth + t.tokens()); err != nil {
-		return r, err
-	}
-	b := &trial{seq: seq, vocabulary: s.Runner.Info().Vocabulary, random: rand.New(rand.NewPCG(c.Seed, 0))}
-	tell := func(n int) {
-		if e.Repetition != nil {
-			e.Repetition(t, n, c.Repetitions)
-		}
-	}
-	if !c.NoWarmup {
-		tell(0)
-		if _, err := b.run(ctx, Test{Prompt: t.Prompt, Gen: min(t.Gen, 1)}); err != nil {
-			return r, err
-		}
-	}
-	if err := b.fill(t.Depth); err != nil {
-		return r, err
+	first := 0 // the warm-up
+	if c.NoWarmup {
+		first = 1
 	}
 	times := make([]time.Duration, c.Repetitions)
-	for i := range times {
-		tell(i + 1)
-		if times[i], err = b.run(ctx, t); err != nil {
+	for i := first; i <= c.Repetitions; i++ {
+		if e.Repetition != nil {
+			e.Repetition(t, i, c.Repetitions)
+		}
+		if i == 0 {
+			if _, err := b.run(ctx, Test{Prompt: t.Prompt, Gen: min(t.Gen, 1), Depth: t.Depth}); err != nil {
+				return r, err
+			}
+			continue
+		}
+		var err error
+		if times[i-1], err = b.run(ctx, t); err != nil {
 			return r, err
 		}
 	}
 	r.setSamples(times)
-	r.KVBytes = s.Runner.Info().KVBytes(kvTokens(s.Runner, seq))
+	r.KVBytes = s.Runner.Info().KVBytes(kvTokens(s.Runner, b.seq))
 	r.PeakRSS, r.RSSAnon = residentMemory()
 	return r, nil
 }
@@ -133,11 +142,30 @@ func kvTokens(r *runner.Runner, seq *runner.Sequence) int {
 	return seq.Len()
 }
 
-// trial runs tests on a sequence.
+// trial runs tests on a sequence of its own.
 type trial struct {
 	seq        *runner.Sequence
+	unwatch    func()
 	vocabulary int
 	random     *rand.Rand
+}
+
+func newTrial(ctx context.Context, r *runner.Runner, seed uint64) (*trial, error) {
+	seq, err := r.NewSequence()
+	if err != nil {
+		return nil, err
+	}
+	return &trial{
+		seq: seq, unwatch: seq.Watch(ctx), // once, so that a step costs nothing for it
+		vocabulary: r.Info().Vocabulary, random: rand.New(rand.NewPCG(seed, 0)),
+	}, nil
+}
+
+func (b *trial) close() {
+	if b != nil {
+		b.unwatch()
+		b.seq.Close()
+	}
 }
 
 // tokens are random, from the whole vocabulary.
@@ -149,18 +177,18 @@ func (b *trial) tokens(n int) []int32 {
 	return ids
 }
 
-// fill makes the sequence depth random tokens long.
-func (b *trial) fill(depth int) error {
-	err := b.seq.Truncate(0)
-	if err == nil && depth > 0 {
-		_, err = b.seq.Prefill(context.Background(), b.tokens(depth))
+// at cuts the sequence to depth tokens, or prefills random ones that it lacks.
+func (b *trial) at(depth int) error {
+	if n := b.seq.Len(); n < depth {
+		_, err := b.seq.Prefill(context.Background(), b.tokens(depth-n))
+		return err
 	}
-	return err
+	return b.seq.Truncate(depth)
 }
 
 // run times a test behind the first t.Depth tokens of the sequence.
 func (b *trial) run(ctx context.Context, t Test) (time.Duration, error) {
-	if err := errors.Join(ctx.Err(), b.seq.Truncate(t.Depth)); err != nil {
+	if err := errors.Join(ctx.Err(), b.at(t.Depth)); err != nil {
 		return 0, err
 	}
 	ids := b.tokens(t.tokens())

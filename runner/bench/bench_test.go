@@ -172,3 +172,18 @@ func BenchmarkGenerate(b *testing.B) {
 	}
 	b.ReportMetric(tokens, "tokens/op")
 }
+
+// TestTrialAt holds that context is kept where it is there already, and filled up where it is not.
+func TestTrialAt(t *testing.T) {
+	s := open(t, runner.Options{Threads: 1})
+	b, err := newTrial(t.Context(), s.Runner, 1)
+	require.NoError(t, err)
+	defer b.close()
+	for _, depth := range []int{0, 7, 300, 20, 0} {
+		require.NoError(t, b.at(depth))
+		require.Equal(t, depth, b.seq.Len())
+		_, err := b.run(t.Context(), Test{Prompt: 3, Gen: 2, Depth: depth})
+		require.NoError(t, err)
+		require.Equal(t, depth+5, b.seq.Len(), "the context is not run again")
+	}
+}

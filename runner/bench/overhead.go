@@ -5,7 +5,6 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
-	"math/rand/v2"
 	"os"
 	"path/filepath"
 	"time"
@@ -102,14 +101,12 @@ func timeSteps(ctx context.Context, path string, o runner.Options, t Test) ([]ti
 	if n := t.Depth + warmup + t.Gen; n > info.ContextLength {
 		return nil, info, fmt.Errorf("%w: %d tokens, the model takes %d", runner.ErrContext, n, info.ContextLength)
 	}
-	seq, err := r.NewSequence()
+	b, err := newTrial(ctx, r, 0)
 	if err != nil {
 		return nil, info, err
 	}
-	defer seq.Close()
-	defer seq.Watch(ctx)()
-	b := &trial{seq: seq, vocabulary: info.Vocabulary, random: rand.New(rand.NewPCG(0, 0))}
-	if err := errors.Join(seq.Reserve(t.Depth+warmup+t.Gen), b.fill(t.Depth)); err != nil {
+	defer b.close()
+	if err := errors.Join(b.seq.Reserve(t.Depth+warmup+t.Gen), b.at(t.Depth)); err != nil {
 		return nil, info, err
 	}
 	ids, times := b.tokens(warmup+t.Gen), make([]time.Duration, warmup+t.Gen)
@@ -119,7 +116,7 @@ func timeSteps(ctx context.Context, path string, o runner.Options, t Test) ([]ti
 			return nil, info, err
 		}
 		start := time.Now()
-		if _, err := seq.Decode(unwatched, id); err != nil {
+		if _, err := b.seq.Decode(unwatched, id); err != nil {
 			return nil, info, err
 		}
 		times[i] = time.Since(start)

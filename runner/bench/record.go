@@ -44,7 +44,7 @@ type Record struct {
 	LoadSeconds   float64 `json:"load_s"`     // to open the model, its files in the page cache
 	PeakRSS       int64   `json:"peak_rss"`   // VmHWM of the process: the most memory by now, mapped files too; 0: not known
 	RSSAnon       int64   `json:"rss_anon"`   // RssAnon at the end of the test: without mapped files; 0: not known
-	KVBytes       int64   `json:"kv_bytes"`   // of the KV cache at the end of the test
+	KVBytes       int64   `json:"kv_bytes"`   // of the KV cache at the end of the test; tests of one depth share it
 
 	SamplesNS []int64   `json:"samples_ns"` // one a repetition, in order
 	SamplesTS []float64 `json:"samples_ts"`
