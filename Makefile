@@ -82,6 +82,10 @@ lint: ## staticcheck, at the version in scripts/tools.mod
 native: ## install ONNX Runtime and libtokenizers.a
 	@go run ./scripts/native install && go run ./scripts/native status
 
+.PHONY: release
+release: ## an archive for this platform that runs where it is unpacked
+	@$(ENV) && go run ./scripts/release
+
 .PHONY: clean
 clean: ## delete what was built here; native libraries stay in the user's cache
 	rm -rf bin build
