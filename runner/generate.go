@@ -69,8 +69,11 @@ func reasonOf(err error) Reason {
 type generation struct {
 	r       *Runner
 	q       Request
-	seq     *Sequence
+	seq     decoder
 	sampler *sample.Sampler
+	limits  Constraint        // nil: none
+	mask    []uint32          // of the tokens that it allows
+	end     []int32           // tokens that end the answer
 	stream  *tokenizer.Stream // nil without a tokenizer
 	tokens  []int32           // prompt and answer
 	prompt  int               // length of the prompt
@@ -111,7 +114,15 @@ func (g *generation) open(ctx context.Context) (err error) {
 	if g.r.tok != nil {
 		g.stream = g.r.tok.NewStream(tokenizer.DecodeOptions{ShowSpecial: g.q.ShowSpecial})
 	}
-	if g.seq, err = g.r.NewSequence(); err != nil {
+	if !g.q.IgnoreEOS {
+		g.end = g.r.config.stop
+	}
+	g.end = slices.Concat(g.end, g.q.StopTokens)
+	if g.q.Constraint != nil {
+		g.limits = g.q.Constraint.Clone()
+		g.mask = make([]uint32, (g.r.layout.vocab+31)/32)
+	}
+	if g.seq, err = g.r.newDecoder(); err != nil {
 		return err
 	}
 	return g.seq.Reserve(soon) // or a prompt that just fits would be copied for the first token
@@ -128,12 +139,18 @@ func (g *generation) answer(ctx context.Context, show func(Event, error) bool) (
 	logits, err := g.runPrompt(ctx)
 	defer g.seq.Watch(ctx)() // once, so that a step costs nothing for it
 	for err == nil {
+		if g.limits != nil && g.limits.Done() {
+			return Stop, nil
+		}
 		var ev Event
 		if ev.Token, err = g.choose(logits); err != nil {
 			break
 		}
-		if g.ends(ev.Token) {
+		if slices.Contains(g.end, ev.Token) {
 			return Stop, nil
+		}
+		if err = g.accept(ev.Token); err != nil {
+			break
 		}
 		g.tokens = append(g.tokens, ev.Token)
 		if ev.Text, err = g.text(ev.Token); err != nil {
@@ -168,6 +185,11 @@ func (g *generation) choose(logits []float32) (int32, error) {
 			logits[i] = float32(math.Inf(-1))
 		}
 	}
+	if g.limits != nil {
+		if err := constrain(g.limits, g.mask, logits, g.end); err != nil {
+			return 0, err
+		}
+	}
 	token, err := g.sampler.Next(logits, g.tokens)
 	if err != nil {
 		return 0, wrap(err)
@@ -181,9 +203,12 @@ func (g *generation) choose(logits []float32) (int32, error) {
 	return token, nil
 }
 
-// ends reports whether token ends the answer.
-func (g *generation) ends(token int32) bool {
-	return !g.q.IgnoreEOS && slices.Contains(g.r.config.stop, token) || slices.Contains(g.q.StopTokens, token)
+// accept tells the constraint of a token.
+func (g *generation) accept(token int32) error {
+	if g.limits == nil {
+		return nil
+	}
+	return wrap(g.limits.Accept(token))
 }
 
 // text is what can be shown with one token more. An id between others that no token has, such as one

@@ -402,3 +402,46 @@ func TestGenerateAllocates(t *testing.T) {
 	// Texts that join parts of characters allocate, and so do the runtime's own goroutines now and then.
 	require.Less(t, (allocs(210)-allocs(10))/200, 0.25)
 }
+
+// script is a constraint that allows one answer.
+type script struct {
+	tokens []int32
+	open   bool // the model may say when it ends
+}
+
+func (s *script) Mask(mask []uint32) (bool, error) {
+	clear(mask)
+	if len(s.tokens) > 0 {
+		mask[s.tokens[0]/32] |= 1 << (s.tokens[0] % 32)
+	}
+	return len(s.tokens) == 0, nil
+}
+
+func (s *script) Accept(token int32) error {
+	if len(s.tokens) == 0 || token != s.tokens[0] {
+		return fmt.Errorf("token %d was not allowed", token)
+	}
+	s.tokens = s.tokens[1:]
+	return nil
+}
+
+func (s *script) Done() bool { return !s.open && len(s.tokens) == 0 }
+
+func (s *script) Clone() runner.Constraint { return new(*s) }
+
+func TestConstraint(t *testing.T) {
+	m := toy{vocab: 500, files: map[string]string{"generation_config.json": `{"eos_token_id": 499}`}}
+	r := m.open(t, runner.Options{})
+	want := []int32{3, 1, 4, 1, 499 - 31, 5}
+	for _, open := range []bool{false, true} {
+		c := &script{tokens: want, open: open}
+		q := runner.Request{Tokens: m.prompt(5), MaxTokens: 30, Constraint: c, Sampling: &sample.Params{Temperature: 2}}
+		for range 2 { // the request's own is not used up
+			_, tokens, res := collect(t, r, q)
+			require.Equal(t, want, tokens)
+			require.Equal(t, runner.Stop, res.Reason)
+		}
+	}
+	_, _, err := r.Text(t.Context(), runner.Request{Tokens: m.prompt(5), Constraint: &script{open: true}, IgnoreEOS: true})
+	requireError(t, err, runner.ErrRequest, "allows no token")
+}

@@ -37,6 +37,8 @@ type Request struct {
 	StopTokens []int32
 	// IgnoreEOS goes on behind the model's end tokens.
 	IgnoreEOS bool
+	// Constraint restricts the answer, to a grammar for example. Nil: none.
+	Constraint Constraint
 	// ShowSpecial keeps special tokens in the text.
 	ShowSpecial bool
 }

@@ -1,0 +1,39 @@
+package runner
+
+import "context"
+
+// decoder is what a generation runs on: a row of tokens with its KV cache. A [Sequence] is one; a slot of a
+// batch or a sequence that speculates can stand behind it as well. It is for one goroutine at a time, and the
+// methods keep what Sequence says of them.
+//
+// Tokens are chosen one by one, each by the logits behind the one before. A decoder that speculates runs
+// several tokens in a step, keeps the rows of logits behind those that it guessed, and answers Decode from
+// them as long as the tokens chosen are the guessed ones: the answer is then the same as without, whatever
+// the sampling.
+type decoder interface {
+	Len() int
+	Reserve(n int) error
+	Prefill(ctx context.Context, tokens []int32) ([]float32, error)
+	Decode(ctx context.Context, token int32) ([]float32, error)
+	Truncate(n int) error
+	Watch(ctx context.Context) (stop func())
+	// fork gives another decoder with the same tokens.
+	fork() (decoder, error)
+	Close()
+}
+
+func (r *Runner) newDecoder() (decoder, error) {
+	s, err := r.NewSequence()
+	if err != nil {
+		return nil, err
+	}
+	return s, nil
+}
+
+func (s *Sequence) fork() (decoder, error) {
+	f, err := s.Fork()
+	if err != nil {
+		return nil, err
+	}
+	return f, nil
+}
