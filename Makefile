@@ -62,6 +62,10 @@ bench: ## Go benchmarks of every package
 bench-build: build ## time and memory of building the 0.6B shape, in one step and in three
 	@$(ENV) && scripts/bench/build.sh
 
+.PHONY: bench-optimize
+bench-optimize: ## time and memory of the optimiser on the 0.6B and the 32B shape
+	@scripts/bench/optimize.sh
+
 .PHONY: bench-overhead
 bench-overhead: bench-build ## time that the runner adds to ONNX Runtime's own
 	@$(ENV) && bin/qwenrt bench build/bench/int4 --overhead -t 1,2

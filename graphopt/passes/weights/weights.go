@@ -9,20 +9,12 @@
 // W' and E are views: nothing is computed before the model is saved. The last two make tied embeddings one
 // tensor, in the form that pass tied-head turns into one product. An exporter that traces a program, or
 // folds constants, stores such a table twice. Whether two tensors that could be one are one is found out
-// by reading them, to the first difference.
+// by reading them, to the first difference; see ir.Equal.
 package weights
 
 import (
-	"bytes"
-	"context"
-	"errors"
 	"fmt"
-	"runtime"
 	"slices"
-	"sync"
-	"sync/atomic"
-
-	"golang.org/x/sync/errgroup"
 
 	g "github.com/qwenrt/qwenrt/graphopt"
 	"github.com/qwenrt/qwenrt/graphopt/ir"
@@ -235,7 +227,7 @@ func (w *weights) ties() error {
 			if view == nil || other == table {
 				continue
 			}
-			same, err := equal(w.unit.Context(), matrix(table), view)
+			same, err := ir.Equal(w.unit.Context(), matrix(table), view)
 			if err != nil {
 				return err
 			}
@@ -246,54 +238,4 @@ func (w *weights) ties() error {
 		}
 	}
 	return nil
-}
-
-// compared is how many bytes are compared at a time.
-const compared = 4 << 20
-
-var errDiffer = errors.New("they differ")
-
-// equal compares the content of two tensors.
-func equal(ctx context.Context, a, b *ir.Tensor) (bool, error) {
-	if a.DType != b.DType || !slices.Equal(a.Shape, b.Shape) {
-		return false, nil
-	}
-	if a.Data == b.Data {
-		return true, nil
-	}
-	// Whole rows, and so many of them that a transposed view reads whole cache lines.
-	row := a.ByteLen() / max(a.Shape[0], 1)
-	step := max(compared/max(row, 1)/32*32, 32) * row
-	if row == 0 {
-		return true, nil
-	}
-	var differ atomic.Bool
-	buffers := sync.Pool{New: func() any { b := make([]byte, 2*step); return &b }}
-	group, ctx := errgroup.WithContext(ctx)
-	group.SetLimit(runtime.GOMAXPROCS(0))
-	for off := int64(0); off < a.ByteLen() && !differ.Load(); off += step {
-		group.Go(func() error {
-			if err := ctx.Err(); err != nil {
-				return err
-			}
-			buffer := buffers.Get().(*[]byte)
-			defer buffers.Put(buffer)
-			n := min(step, a.ByteLen()-off)
-			parts := [2][]byte{(*buffer)[:n], (*buffer)[step : step+n]}
-			for i, t := range []*ir.Tensor{a, b} {
-				if n, err := t.Data.ReadAt(parts[i], off); n < len(parts[i]) {
-					return fmt.Errorf("read a weight: %w", err)
-				}
-			}
-			if !bytes.Equal(parts[0], parts[1]) {
-				differ.Store(true)
-				return errDiffer
-			}
-			return nil
-		})
-	}
-	if err := group.Wait(); err != nil && !differ.Load() {
-		return false, err
-	}
-	return !differ.Load(), nil
 }
