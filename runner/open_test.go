@@ -34,7 +34,7 @@ func TestInfo(t *testing.T) {
 	require.True(t, got.SharedKV)
 	require.True(t, got.LastLogits)
 	require.Equal(t, 1, got.Threads)
-	require.Equal(t, ort.Version(), got.Library)
+	require.Equal(t, ort.Version(), got.ORTVersion)
 	require.Equal(t, []int32{5, 3}, got.StopTokens, "of all files, each once")
 	require.Equal(t, sample.Params{Temperature: 0.5, TopK: 50, TopP: 0.9, MinP: 0.1, RepetitionPenalty: 1.1}, got.Sampling,
 		"transformers' default for top_k, which the file leaves out")

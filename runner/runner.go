@@ -89,7 +89,7 @@ type Info struct {
 	SharedKV      bool // past and present are one buffer, so a step copies nothing
 	LastLogits    bool // the graph computes only the rows of logits that are asked for
 	Threads       int
-	Library       string // ONNX Runtime's version
+	ORTVersion    string // ONNX Runtime's version
 	StopTokens    []int32
 	Sampling      sample.Params // the model's own recommendation
 
@@ -259,7 +259,7 @@ func (r *Runner) describe(threads int) {
 		SharedKV:      l.shared,
 		LastLogits:    l.keep,
 		Threads:       threads,
-		Library:       ort.Version(),
+		ORTVersion:    ort.Version(),
 		StopTokens:    r.config.stop,
 		Sampling:      r.config.sampling,
 		kvBytes:       2 * int64(len(l.layers)) * l.kvHeads * l.headDim * int64(l.kvType.Bits()/8),

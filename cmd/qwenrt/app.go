@@ -10,7 +10,7 @@ import (
 
 	"github.com/urfave/cli/v2"
 
-	"github.com/qwenrt/qwenrt/runner/accelerate"
+	"github.com/qwenrt/qwenrt/runner"
 )
 
 // Exit codes.
@@ -75,7 +75,7 @@ func (p *program) run(ctx context.Context, args []string) error {
 		Usage: "run Qwen3 models fast on ONNX Runtime",
 		Description: "A first try, with nothing downloaded:\n\n" +
 			"   qwenrt run qwen3-tiny -p 'What does \"harbor\" mean?' --no-think",
-		Version:        accelerate.Version(),
+		Version:        runner.Version(),
 		HideVersion:    true, // there is a command
 		Writer:         p.stdout,
 		ErrWriter:      p.stderr,

@@ -17,6 +17,7 @@ import (
 	"github.com/urfave/cli/v2"
 
 	"github.com/qwenrt/qwenrt/ort"
+	"github.com/qwenrt/qwenrt/runner"
 	"github.com/qwenrt/qwenrt/runner/accelerate"
 )
 
@@ -70,7 +71,7 @@ type finding struct {
 }
 
 func examine() []finding {
-	all := []finding{{"qwenrt", fmt.Sprintf("%s (%s %s/%s)", accelerate.Version(), runtime.Version(), runtime.GOOS, runtime.GOARCH), good, ""}}
+	all := []finding{{"qwenrt", fmt.Sprintf("%s (%s %s/%s)", runner.Version(), runtime.Version(), runtime.GOOS, runtime.GOARCH), good, ""}}
 	all = append(all, examineRuntime()...)
 	all = append(all,
 		finding{"tokenizers", dependency("github.com/daulet/tokenizers"), good, ""},

@@ -6,7 +6,7 @@ import (
 
 	"github.com/urfave/cli/v2"
 
-	"github.com/qwenrt/qwenrt/runner/accelerate"
+	"github.com/qwenrt/qwenrt/runner"
 )
 
 func (p *program) versionCommand() *cli.Command {
@@ -19,7 +19,7 @@ func (p *program) versionCommand() *cli.Command {
 			if err := noArguments(c); err != nil {
 				return err
 			}
-			_, err := fmt.Fprintf(p.stdout, "qwenrt %s %s %s/%s\n", accelerate.Version(), runtime.Version(), runtime.GOOS, runtime.GOARCH)
+			_, err := fmt.Fprintf(p.stdout, "qwenrt %s %s %s/%s\n", runner.Version(), runtime.Version(), runtime.GOOS, runtime.GOARCH)
 			return err
 		},
 	}

@@ -16,6 +16,7 @@ import (
 	"github.com/gofrs/flock"
 
 	"github.com/qwenrt/qwenrt/models/folder"
+	"github.com/qwenrt/qwenrt/runner"
 )
 
 // CacheDir is the folder in which Cached keeps models: qwenrt/models in the user's cache folder.
@@ -89,8 +90,8 @@ func cacheKey(from Source, c Config) (string, error) {
 // versions, where another pass may have been written since the last build, it is the executable's
 // content.
 func builder() (string, error) {
-	version := Version()
-	if version != devel && !strings.HasSuffix(version, "+dirty") {
+	version := runner.Version()
+	if version != runner.Devel && !strings.HasSuffix(version, "+dirty") {
 		return version, nil
 	}
 	path, err := os.Executable()

@@ -17,6 +17,7 @@ import (
 	"github.com/qwenrt/qwenrt/models/folder"
 	"github.com/qwenrt/qwenrt/models/qwen3"
 	"github.com/qwenrt/qwenrt/quantize"
+	"github.com/qwenrt/qwenrt/runner"
 )
 
 // work is a model on its way to a folder.
@@ -186,7 +187,7 @@ func (w *work) record(s folder.Step) { w.manifest.Steps = append(w.manifest.Step
 
 func (w *work) write(ctx context.Context) error {
 	w.events.step(StepWrite)
-	w.model.ProducerName, w.model.ProducerVersion = "qwenrt", Version()
+	w.model.ProducerName, w.model.ProducerVersion = "qwenrt", runner.Version()
 	file := w.stage.Path(folder.ModelName)
 	if err := ir.Save(ctx, w.model, file, ir.SaveOptions{Progress: w.events.Progress}); err != nil {
 		return err
@@ -201,7 +202,7 @@ func (w *work) write(ctx context.Context) error {
 		w.recordTensors()
 	}
 	w.manifest.KVCache = folder.KVCache{DType: kvType(w.model.Graph)}
-	w.manifest.Versions = folder.Versions{Qwenrt: Version(), Opset: w.model.Opset(""), IR: w.model.IRVersion}
+	w.manifest.Versions = folder.Versions{Qwenrt: runner.Version(), Opset: w.model.Opset(""), IR: w.model.IRVersion}
 	if err := w.manifest.Write(w.stage.Dir()); err != nil {
 		return err
 	}

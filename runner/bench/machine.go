@@ -3,7 +3,6 @@ package bench
 import (
 	"os"
 	"runtime"
-	"runtime/debug"
 	"strconv"
 	"strings"
 	"time"
@@ -20,10 +19,9 @@ func (s *Subject) record(t Test) Record {
 	if chunk == 0 {
 		chunk = runner.DefaultPrefillChunk
 	}
-	version, commit := buildVersion()
 	provider := providers(s.Options)
 	return Record{
-		BuildCommit:   commit,
+		BuildCommit:   runner.Commit(),
 		CPUInfo:       cpuName(),
 		Backends:      strings.ToUpper(provider),
 		ModelFilename: s.Model.File,
@@ -39,8 +37,8 @@ func (s *Subject) record(t Test) Record {
 		Gen:           t.Gen,
 		Depth:         t.Depth,
 		TestTime:      time.Now().UTC().Format(time.RFC3339),
-		QwenrtVersion: version,
-		ORTVersion:    info.Library,
+		QwenrtVersion: runner.Version(),
+		ORTVersion:    info.ORTVersion,
 		Provider:      provider,
 		ModelHash:     s.Model.Hash,
 		LoadSeconds:   s.Load.Seconds(),
@@ -56,34 +54,6 @@ func providers(o runner.Options) string {
 		names = append(names, "cpu")
 	}
 	return strings.Join(names, ",")
-}
-
-const modulePath = "github.com/qwenrt/qwenrt"
-
-// buildVersion gives this module's version in the running program, and the commit where the program
-// was built from a clone of it.
-func buildVersion() (version, commit string) {
-	info, ok := debug.ReadBuildInfo()
-	if !ok {
-		return "devel", ""
-	}
-	for _, d := range info.Deps {
-		if d.Path == modulePath {
-			version = d.Version
-		}
-	}
-	if info.Main.Path == modulePath {
-		version = info.Main.Version
-		for _, s := range info.Settings {
-			if s.Key == "vcs.revision" {
-				commit = s.Value
-			}
-		}
-	}
-	if version == "" || version == "(devel)" {
-		version = "devel"
-	}
-	return version, commit
 }
 
 func cpuName() string {
