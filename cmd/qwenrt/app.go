@@ -19,6 +19,7 @@ const (
 	exitError       = 1
 	exitUsage       = 2
 	exitInterrupted = 130 // as shells have it: 128 + SIGINT
+	exitBrokenPipe  = 141 // and 128 + SIGPIPE
 )
 
 // program is what commands read from and write to.
@@ -56,6 +57,8 @@ func run(ctx context.Context, args []string, stdin io.Reader, stdout, stderr io.
 	case errors.As(err, &wrong):
 		fmt.Fprintf(stderr, "qwenrt: %v\n", wrong)
 		return exitUsage
+	case errors.Is(context.Cause(ctx), errBrokenPipe):
+		return exitBrokenPipe
 	case ctx.Err() != nil:
 		fmt.Fprintln(stderr, "qwenrt: interrupted")
 		return exitInterrupted

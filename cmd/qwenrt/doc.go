@@ -13,6 +13,6 @@
 //
 // The file app.go lists the commands; each has a file of its own. Results go to standard output,
 // progress and errors to standard error. Exit codes: 0, 1 after an error (one line says what is
-// wrong and what to do), 2 where the command line is wrong, 130 after an interrupt; those of qwenrt diff
-// are diff(1)'s.
+// wrong and what to do), 2 where the command line is wrong, 130 after an interrupt, 141 where nobody
+// reads the output any more; those of qwenrt diff are diff(1)'s.
 package main

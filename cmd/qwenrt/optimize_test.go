@@ -2,6 +2,7 @@ package main
 
 import (
 	"os"
+	"os/exec"
 	"path/filepath"
 	"strings"
 	"testing"
@@ -63,6 +64,26 @@ func TestOptimizePasses(t *testing.T) {
 	require.Equal(t, exitOK, r.code, r.stderr)
 	require.NotContains(t, manifest("most"), `"name": "silu"`)
 	require.Contains(t, manifest("most"), `"name": "attention"`)
+}
+
+// A reader that goes away, as head does, ends the command, and nothing of the folder in the making is left.
+func TestOptimizeBrokenPipe(t *testing.T) {
+	dir := t.TempDir()
+	at := func(name string) string { return filepath.Join(dir, name) }
+	require.Equal(t, exitOK, qwenrt(t, "export", small, "-o", at("plain")).code)
+	before := names(t, dir)
+	read, write, err := os.Pipe()
+	require.NoError(t, err)
+	require.NoError(t, read.Close())
+	defer write.Close()
+	c := command(t, "optimize", at("plain"), "-o", at("fused"), "--trace")
+	var stderr strings.Builder
+	c.Stdout, c.Stderr = write, &stderr
+	var failed *exec.ExitError
+	require.ErrorAs(t, c.Run(), &failed)
+	require.Equal(t, exitBrokenPipe, failed.ExitCode(), stderr.String())
+	require.NotContains(t, stderr.String(), "qwenrt:", "no fault to report")
+	require.Equal(t, before, names(t, dir), "nothing is left")
 }
 
 func TestOptimizePrecision(t *testing.T) {
