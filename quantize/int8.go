@@ -42,11 +42,12 @@ func (r Int8Weights) top() float32 {
 	return 127
 }
 
-func int8Weights() []Int8Weights { return []Int8Weights{SignedInt8, ReducedInt8, UnsignedInt8} }
+// Int8Ranges lists what ParseInt8Weights takes.
+func Int8Ranges() []Int8Weights { return []Int8Weights{SignedInt8, ReducedInt8, UnsignedInt8} }
 
 // ParseInt8Weights reads a range of levels as a user writes it.
 func ParseInt8Weights(s string) (Int8Weights, error) {
-	return exported(parse("int8 weights", s, int8Weights()))
+	return exported(parse("int8 weights", s, Int8Ranges()))
 }
 
 // Activation is how a tensor of activations is stored in 8 bits: x ≈ Scale * (q - Zero), q from 0 to
@@ -243,7 +244,7 @@ func newChannelOperands(g *ir.Graph, w *weight) (*operands, error) {
 func (p *Plan) integerProduct(s site, o *operands) error {
 	g, name := s.node.Graph(), s.node.Name
 	var y *ir.Value
-	if p.set.Precision == DynamicInt8 {
+	if s.w.method == Method(DynamicInt8) {
 		inputs := []*ir.Value{s.node.Input(0), o.product, o.scales}
 		if o.zeros != nil {
 			inputs = append(inputs, o.zeros)
@@ -305,8 +306,8 @@ func (o Int8Options) faults(of Options) []error {
 	if !of.Precision.integer() {
 		return nil
 	}
-	if !slices.Contains(int8Weights(), o.Weights) {
-		fault("int8 weights %q: they must be %s", string(o.Weights), list(int8Weights()))
+	if !slices.Contains(Int8Ranges(), o.Weights) {
+		fault("int8 weights %q: they must be %s", string(o.Weights), list(Int8Ranges()))
 	}
 	if of.Method != RTN && of.Method != HQQ {
 		fault("method %s is for int4 and int8: %s rounds weights to nearest", of.Method, of.Precision)
@@ -323,12 +324,12 @@ func (o Int8Options) faults(of Options) []error {
 }
 
 // inIntegers reports whether the product n with weight c is computed in integers: not if a rule asks for
-// a format, calibration has found that integers do not suit it or no range, or its result is the model's.
+// something else, calibration has found that integers do not suit it or no range, or its result is the model's.
 func (b *planner) inIntegers(n *ir.Node, c *constant, r recipe) bool {
-	if !b.set.Precision.integer() || r.chosen || r.keep || b.set.Int8.Blame[c.name] != "" || givesOutput(n) {
+	if r.integers == "" || r.keep || b.set.Int8.Blame[c.name] != "" || givesOutput(n) {
 		return false
 	}
-	if _, ok := b.set.Int8.Activations[n.Input(0).Name]; !ok && b.set.Precision == StaticInt8 {
+	if _, ok := b.set.Int8.Activations[n.Input(0).Name]; !ok && r.integers == StaticInt8 {
 		return false
 	}
 	if c.view.DType != ir.Float32 {

@@ -29,6 +29,14 @@ func ParsePrecision(s string) (Precision, error) {
 // integer reports whether products are computed in integers.
 func (p Precision) integer() bool { return p == DynamicInt8 || p == StaticInt8 }
 
+// integers is p where products are computed in integers, and empty for block formats.
+func (p Precision) integers() Precision {
+	if p.integer() {
+		return p
+	}
+	return ""
+}
+
 func (p Precision) bits() (int, error) {
 	switch p {
 	case Int4:
@@ -161,8 +169,8 @@ func (o Options) resolve() (settings, error) {
 	o.Int8.Weights = cmp.Or(o.Int8.Weights, SignedInt8)
 	o.AccuracyLevel = cmp.Or(o.AccuracyLevel, 4)
 	s := settings{Options: o, base: recipe{
-		form:  form{o.Method, o.Scale, Format{Bits: 4, BlockSize: o.BlockSize, Symmetric: o.Symmetric}},
-		level: o.AccuracyLevel,
+		form:     form{o.Method, o.Scale, Format{Bits: 4, BlockSize: o.BlockSize, Symmetric: o.Symmetric}},
+		integers: o.Precision.integers(), level: o.AccuracyLevel,
 	}}
 	valid := recipe{form: form{RTN, ScaleMax, Format{Bits: 4, BlockSize: 32}}, level: 4} // so that a rule's faults are its own
 	var faults []error
@@ -177,6 +185,9 @@ func (o Options) resolve() (settings, error) {
 		faults = append(faults, r.faults()...)
 		for _, err := range r.apply(valid).faults() {
 			faults = append(faults, fmt.Errorf("rule %q: %w", r, err))
+		}
+		if r.Precision == StaticInt8 && o.Precision != StaticInt8 {
+			faults = append(faults, fmt.Errorf("rule %q: ranges of activations are found for a model in static-int8 alone", r))
 		}
 	}
 	if len(faults) > 0 {

@@ -241,7 +241,7 @@ func (b *planner) product(n *ir.Node, transB bool) {
 		return
 	}
 	if b.inIntegers(n, c, r) {
-		r = recipe{form: form{Method(b.set.Precision), "", perChannel}}
+		r = recipe{form: form{Method(r.integers), "", perChannel}, chosen: r.chosen}
 	}
 	if w := b.add(n, c, !transB, r); w != nil {
 		w.match = true

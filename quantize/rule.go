@@ -31,7 +31,7 @@ type Rule struct {
 // order:
 //
 //	keep (or float)               leave the weights in their type
-//	int4, int8                    precision
+//	int4, int8, dynamic-int8      precision
 //	b16, b32, b64, b128, b256     block size
 //	sym, asym                     without, with zero points
 //	rtn, hqq                      method
@@ -85,7 +85,7 @@ func (r *Rule) parse(part string) error {
 	case "sym", "asym":
 		return once(&r.Symmetric, &symmetric)
 	}
-	return fmt.Errorf("%q: want keep, int4, int8, b32 (a block size), sym, asym, %s, max, mse or level4 (an accuracy level)", part, list(Methods()))
+	return fmt.Errorf("%q: want keep, int4, int8, dynamic-int8, b32 (a block size), sym, asym, %s, max, mse or level4 (an accuracy level)", part, list(Methods()))
 }
 
 // once sets what a rule names. Naming a thing twice, or nothing, is a slip of the pen.
@@ -133,8 +133,8 @@ func (r Rule) faults() []error {
 	if _, err := r.Precision.bits(); err != nil && r.Precision != "" {
 		fault("%w", err)
 	}
-	if r.Precision.integer() {
-		fault("%s is for the whole model; a rule takes int4 or int8", r.Precision)
+	if r.Precision.integer() && (r.BlockSize != 0 || r.Symmetric != nil) {
+		fault("%s has no blocks", r.Precision)
 	}
 	bare := r
 	bare.Match, bare.Keep = "", false
@@ -171,9 +171,10 @@ type form struct {
 // recipe is what is done to a weight for one use of it.
 type recipe struct {
 	form
-	keep   bool
-	level  int  // accuracy level, of products
-	chosen bool // a rule has named the format
+	integers Precision // DynamicInt8 or StaticInt8 for products in integers, "" for blocks
+	keep     bool
+	level    int  // accuracy level, of products
+	chosen   bool // a rule has named the format
 }
 
 // apply is the recipe with what the rule names.
@@ -183,7 +184,10 @@ func (r Rule) apply(c recipe) recipe {
 		c.keep = true
 	}
 	if bits, err := r.Precision.bits(); err == nil {
-		c.keep, c.format.Bits = false, bits
+		c.keep, c.format.Bits, c.integers = false, bits, r.Precision.integers()
+	}
+	if r.BlockSize != 0 || r.Symmetric != nil {
+		c.integers = ""
 	}
 	if r.BlockSize != 0 {
 		c.format.BlockSize = r.BlockSize

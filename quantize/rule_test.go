@@ -49,6 +49,42 @@ func TestParseRule(t *testing.T) {
 	}
 }
 
+// Rules choose between integers and blocks, product by product, in both directions.
+func TestRulesForIntegers(t *testing.T) {
+	channel := quantize.Format{Bits: 8, Symmetric: true}
+	for _, c := range []struct {
+		why       string
+		precision quantize.Precision
+		rules     []string
+		up, down  quantize.Format
+	}{
+		{"none", quantize.DynamicInt8, nil, channel, channel},
+		{"blocks in a model of integers", quantize.DynamicInt8, []string{"*up*=int4:b32"}, quantize.Format{Bits: 4, BlockSize: 32}, channel},
+		{"a block size asks for blocks", quantize.DynamicInt8, []string{"*up*=b64"}, quantize.Format{Bits: 8, BlockSize: 64}, channel},
+		{"what says nothing about the format changes nothing", quantize.DynamicInt8, []string{"*=max:level1"}, channel, channel},
+		{"integers in a model of blocks", quantize.Int4, []string{"*down*=dynamic-int8"}, quantize.Format{Bits: 4, BlockSize: 32}, channel},
+		{"the later one counts", quantize.Int4, []string{"*=dynamic-int8", "*=int8:b16"}, quantize.Format{Bits: 8, BlockSize: 16}, quantize.Format{Bits: 8, BlockSize: 16}},
+		{"kept", quantize.DynamicInt8, []string{"*up*=keep"}, quantize.Format{}, channel},
+	} {
+		m := newTiny(ir.Float32).tied()
+		p := apply(t, m, quantize.Options{Precision: c.precision, Rules: rules(t, c.rules...)})
+		got := map[string]quantize.Format{}
+		for _, d := range p.Decisions() {
+			got[d.Tensor] = d.Format
+		}
+		require.Equal(t, c.up, got["model.up.weight"], c.why)
+		require.Equal(t, c.down, got["model.down.weight"], c.why)
+		require.NotZero(t, got["model.embed_tokens.weight"].BlockSize, "%s: a table that is looked up is in blocks", c.why)
+		integers := 0
+		for _, f := range got {
+			if f == channel {
+				integers++
+			}
+		}
+		require.Len(t, find(t, m, "DynamicQuantizeMatMul"), integers, c.why)
+	}
+}
+
 func FuzzParseRule(f *testing.F) {
 	for _, s := range []string{"a=int4", "[a-z]*=keep", `\*=b32:level4`, "=", "a=b99999999999999999999"} {
 		f.Add(s)

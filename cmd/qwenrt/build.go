@@ -39,13 +39,14 @@ func optimizeFlags() []cli.Flag {
 }
 
 // quantizeFlags take one of the given precisions.
-func quantizeFlags(precisions string) []cli.Flag {
+func quantizeFlags(precisions []accelerate.Precision) []cli.Flag {
 	return []cli.Flag{
-		&cli.StringFlag{Name: "precision", Usage: "of the weights: " + precisions, Value: string(accelerate.DefaultPrecision)},
+		&cli.StringFlag{Name: "precision", Usage: "of the weights: " + words(precisions), Value: string(accelerate.DefaultPrecision)},
 		&cli.StringFlag{Name: "algo", Usage: "how weights are rounded: " + words(quantize.Methods()), Value: string(accelerate.DefaultMethod)},
 		&cli.StringFlag{Name: "scale", Usage: "of rtn: max, which spans a block, or mse, with the smallest squared error", Value: string(accelerate.DefaultScale)},
-		&cli.IntFlag{Name: "block-size", Usage: "weights that share a scale: 16, 32, 64, 128 or 256", Value: accelerate.DefaultBlockSize},
+		&cli.IntFlag{Name: "block-size", Usage: "weights that share a scale: 16, 32, 64, 128 or 256", DefaultText: fmt.Sprintf("%d; %d beside integers", accelerate.DefaultBlockSize, accelerate.IntegerBlockSize)},
 		&cli.BoolFlag{Name: "symmetric", Usage: "no zero points; --symmetric=false for those", Value: accelerate.DefaultSymmetric},
+		&cli.StringFlag{Name: "int8-weights", Usage: "levels of weights in dynamic-int8: " + words(quantize.Int8Ranges()), Value: string(quantize.SignedInt8)},
 		boolFlag("half-scales", "store scales in fp16: smaller, and widened while the model is loaded"),
 		&cli.IntFlag{Name: "accuracy-level", Usage: "type of the products: 1 fp32, 2 fp16, 3 bf16, 4 int8", Value: accelerate.DefaultAccuracy},
 		&cli.StringSliceFlag{Name: "rule", Usage: "what to do with some weights, as `GLOB=VALUE`: keep, or int8, b64, sym, asym, gptq, level1 ... joined by colons; later ones count"},
@@ -75,12 +76,20 @@ func quantizeConfig(c *cli.Context, conf *accelerate.Config) error {
 	var faults []string
 	fault := func(err error) {
 		if err != nil {
-			faults = append(faults, strings.TrimPrefix(err.Error(), "quantize: "))
+			faults = append(faults, strings.TrimPrefix(strings.TrimPrefix(err.Error(), "quantize: "), "accelerate: "))
 		}
 	}
 	var err error
 	if c.IsSet("algo") {
 		conf.Method, err = quantize.ParseMethod(c.String("algo"))
+		fault(err)
+	}
+	if c.IsSet("precision") {
+		conf.Precision, err = accelerate.ParsePrecision(c.String("precision"))
+		fault(err)
+	}
+	if c.IsSet("int8-weights") {
+		conf.Int8Weights, err = quantize.ParseInt8Weights(c.String("int8-weights"))
 		fault(err)
 	}
 	if c.IsSet("scale") {
@@ -122,11 +131,10 @@ func quantizeConfig(c *cli.Context, conf *accelerate.Config) error {
 // config reads those flags of a command that it has.
 func config(c *cli.Context) (accelerate.Config, error) {
 	conf := accelerate.Config{
-		Precision: accelerate.Precision(c.String("precision")),
-		DType:     accelerate.DType(c.String("dtype")),
-		Target:    graphopt.Target(c.String("target")),
-		Passes:    c.StringSlice("passes"),
-		Disable:   c.StringSlice("disable"),
+		DType:   accelerate.DType(c.String("dtype")),
+		Target:  graphopt.Target(c.String("target")),
+		Passes:  c.StringSlice("passes"),
+		Disable: c.StringSlice("disable"),
 
 		KeepFloat32:  c.StringSlice("keep-fp32"),
 		NarrowLogits: c.Bool("narrow-logits"),
@@ -156,7 +164,7 @@ func (p *program) buildCommand() *cli.Command {
 		UsageText: "qwenrt build HF_DIR -o OUT [options]",
 		Description: "The same as export, optimize and quantize in a row, without folders in between.\n" + checkpointHelp + "\n\n" +
 			"Example: qwenrt build Qwen3-0.6B -o qwen3-int4",
-		Flags: slices.Concat(outputFlags(), exportFlags(), optimizeFlags(), quantizeFlags("none, int4 or int8"), hubFlags(), []cli.Flag{
+		Flags: slices.Concat(outputFlags(), exportFlags(), optimizeFlags(), quantizeFlags(accelerate.Precisions()), hubFlags(), []cli.Flag{
 			&cli.StringSliceFlag{Name: "disable", Usage: "passes of the optimiser to leave out, as `NAME,...`"},
 			boolFlag("lenient", "go on where the target has no kernel, and say so"),
 		}),

@@ -4,6 +4,7 @@ import (
 	"fmt"
 	"io"
 	"slices"
+	"strconv"
 	"text/tabwriter"
 
 	"github.com/urfave/cli/v2"
@@ -24,10 +25,10 @@ func (p *program) quantizeCommand() *cli.Command {
 			"Examples: qwenrt quantize fused -o int4 --block-size 128 --algo gptq\n" +
 			"          qwenrt quantize fused -o mixed --rule 'model.layers.0.*=int8:b128' --rule '*down_proj*=level1'\n" +
 			"          qwenrt quantize fused -o mixed --target-bits 4.6",
-		Flags: slices.Concat(outputFlags(), quantizeFlags("int4 or int8")),
+		Flags: slices.Concat(outputFlags(), quantizeFlags(accelerate.Precisions()[1:])),
 		Action: func(c *cli.Context) error {
 			if c.String("precision") == string(accelerate.None) {
-				return commandUsage(c, "precision %q: want int4 or int8", accelerate.None)
+				return commandUsage(c, "precision %q: want %s", accelerate.None, words(accelerate.Precisions()[1:]))
 			}
 			return p.fromFolder(c, accelerate.Quantize, "qwenrt run %s -p 'What is a harbor?'")
 		},
@@ -39,7 +40,10 @@ func writeQuantization(w io.Writer, r *quantize.Report) error {
 	t := tabwriter.NewWriter(w, 0, 0, 2, ' ', tabwriter.AlignRight)
 	fmt.Fprintln(t, "tensor\tmethod\tbits\tblock\tzero points\tsize\trms error\tSNR dB\tloss\t")
 	for _, x := range r.Tensors {
-		method, zeros, loss := string(x.Method), "yes", "-"
+		method, block, zeros, loss := string(x.Method), strconv.Itoa(x.BlockSize), "yes", "-"
+		if x.BlockSize == 0 {
+			block = "channel"
+		}
 		if x.Scale != "" {
 			method += " " + string(x.Scale)
 		}
@@ -49,7 +53,7 @@ func writeQuantization(w io.Writer, r *quantize.Report) error {
 		if x.Loss > 0 {
 			loss = fmt.Sprintf("%.2e", x.Loss)
 		}
-		fmt.Fprintf(t, "%s\t%s\t%d\t%d\t%s\t%s\t%.2e\t%.1f\t%s\t\n", x.Tensor, method, x.Bits, x.BlockSize, zeros, bytesText(x.BytesAfter), x.RMSE, x.SNR, loss)
+		fmt.Fprintf(t, "%s\t%s\t%d\t%s\t%s\t%s\t%.2e\t%.1f\t%s\t\n", x.Tensor, method, x.Bits, block, zeros, bytesText(x.BytesAfter), x.RMSE, x.SNR, loss)
 	}
 	if err := t.Flush(); err != nil {
 		return err

@@ -2,6 +2,7 @@ package main
 
 import (
 	"path/filepath"
+	"strings"
 	"testing"
 
 	"github.com/stretchr/testify/require"
@@ -31,6 +32,15 @@ func TestQuantizeFlags(t *testing.T) {
 		{"the later rule counts", []string{"--rule", "*=int8", "--rule", "*=int4:b64:asym"}, func(q folder.QuantizedTensor) bool {
 			return q.Bits == 4 && q.BlockSize == 64 && !q.Symmetric
 		}},
+		{"products in integers", []string{"--precision", "Dynamic_INT8", "--int8-weights", "S7"}, func(q folder.QuantizedTensor) bool {
+			if strings.HasPrefix(q.Name, "model.layers.") {
+				return q.Method == "dynamic-int8" && q.BlockSize == 0
+			}
+			return q.Method == "rtn" && q.Bits == 8 && q.BlockSize == 128 // embedding and head
+		}},
+		{"all but some products in integers", []string{"--precision", "dynamic-int8", "--rule", "*.layers.*=int8", "--rule", "*.1.*=dynamic-int8"}, func(q folder.QuantizedTensor) bool {
+			return (q.Method == "dynamic-int8") == strings.Contains(q.Name, ".1.") && q.Bits == 8
+		}},
 	} {
 		r := qwenrt(t, append([]string{"quantize", fused, "-o", out, "--force", "--report"}, c.flags...)...)
 		require.Equal(t, exitOK, r.code, r.stderr)
@@ -59,6 +69,10 @@ func TestQuantizeFlagFaults(t *testing.T) {
 		{[]string{"--target-bits", "0"}, "--target-bits is 0"},
 		{[]string{"--target-bits", "4.6", "--block-size", "32"}, "target bits choose precision and block size"},
 		{[]string{"--block-size", "48"}, "block size 48"},
+		{[]string{"--precision", "int16"}, `precision "int16": want none, int4, int8 or dynamic-int8`},
+		{[]string{"--int8-weights", "s9"}, `int8 weights "s9": it must be s8, s7 or u8`},
+		{[]string{"--rule", "*=static-int8"}, "ranges of activations are found for a model in static-int8 alone"},
+		{[]string{"--rule", "*=dynamic-int8:b32"}, "dynamic-int8 has no blocks"},
 		{[]string{"--algo", ""}, "--algo is empty"},
 		{[]string{"--samples", "-1"}, "-1 calibration samples"},
 	} {

@@ -13,6 +13,7 @@ import (
 
 	"github.com/qwenrt/qwenrt/graphopt"
 	"github.com/qwenrt/qwenrt/models/folder"
+	"github.com/qwenrt/qwenrt/quantize"
 	"github.com/qwenrt/qwenrt/runner/accelerate"
 )
 
@@ -126,7 +127,12 @@ func TestConfig(t *testing.T) {
 		{"no quantisation", accelerate.Config{Precision: accelerate.None}, ""},
 		{"blocks of what", accelerate.Config{Precision: accelerate.None, BlockSize: 32}, "precision none quantises nothing"},
 		{"all faults in one line", accelerate.Config{Precision: "int3", DType: "fp8", Target: "tpu"},
-			`accelerate: precision "int3": want none, int4 or int8; dtype "fp8": want fp32, fp16 or bf16; target "tpu": want cpu, cuda or coreml`},
+			`accelerate: precision "int3": want none, int4, int8 or dynamic-int8; dtype "fp8": want fp32, fp16 or bf16; target "tpu": want cpu, cuda or coreml`},
+		{"products in integers", accelerate.Config{Precision: accelerate.DynamicInt8, Int8Weights: quantize.ReducedInt8}, ""},
+		{"products in integers elsewhere", accelerate.Config{Precision: accelerate.DynamicInt8, DType: accelerate.FP16}, "dynamic-int8 is for dtype fp32 and target cpu"},
+		{"levels of what", accelerate.Config{Int8Weights: quantize.ReducedInt8}, "int8 weights s7: precision int4 computes no products in integers"},
+		{"rounding that needs blocks", accelerate.Config{Precision: accelerate.DynamicInt8, Method: quantize.GPTQ}, "method gptq is for int4 and int8"},
+		{"bits to spend on what", accelerate.Config{Precision: accelerate.DynamicInt8, TargetBits: 5}, "target bits choose precision"},
 		{"block size", accelerate.Config{BlockSize: 33}, "accelerate: block size 33: it must be 16, 32, 64, 128 or 256"},
 		{"negative block size", accelerate.Config{BlockSize: -128}, "block size -128"},
 	} {

@@ -53,7 +53,7 @@ func Optimize(ctx context.Context, in string, out Output, c Config, e Events) (*
 // weights in c.Precision. Errors are those of Build, quantize.ErrNothing and quantize.ErrQuantized.
 func Quantize(ctx context.Context, in string, out Output, c Config, e Events) (*Report, error) {
 	if c.Precision == None {
-		return nil, errors.New("accelerate: precision none leaves nothing to quantise: want int4 or int8")
+		return nil, errors.New("accelerate: precision none leaves nothing to quantise")
 	}
 	return run(ctx, fromFolder(in), out, c, e, (*work).quantize)
 }

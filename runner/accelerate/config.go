@@ -18,12 +18,36 @@ import (
 // Precision is what weights are stored in.
 type Precision string
 
-// The precisions. Int4 and Int8 are weight-only block formats: activations keep their type.
+// The precisions. Int4 and Int8 are weight-only block formats: activations keep their type. In the others products are
+// computed in 8-bit integers, and embedding and head are stored as Int8.
 const (
-	None Precision = "none" // the type of the export
-	Int4 Precision = "int4"
-	Int8 Precision = "int8"
+	None        Precision = "none" // the type of the export
+	Int4                  = Precision(quantize.Int4)
+	Int8                  = Precision(quantize.Int8)
+	DynamicInt8           = Precision(quantize.DynamicInt8) // activations are rounded while the model runs
 )
+
+// Precisions lists what ParsePrecision takes.
+func Precisions() []Precision { return []Precision{None, Int4, Int8, DynamicInt8} }
+
+// ParsePrecision reads a precision as a user writes it, with hyphens or underscores.
+func ParsePrecision(s string) (Precision, error) {
+	p := Precision(strings.ReplaceAll(strings.ToLower(s), "_", "-"))
+	if !slices.Contains(Precisions(), p) {
+		return "", fmt.Errorf("accelerate: precision %q: want %s", s, precisionNames())
+	}
+	return p, nil
+}
+
+// precisionNames are those of Precisions, for a message.
+func precisionNames() string {
+	var names []string
+	for _, p := range Precisions() {
+		names = append(names, string(p))
+	}
+	last := len(names) - 1
+	return strings.Join(names[:last], ", ") + " or " + names[last]
+}
 
 // DType is the type of activations, KV cache and weights that are not quantised.
 type DType string
@@ -43,6 +67,7 @@ const (
 	DefaultMethod    = quantize.RTN
 	DefaultScale     = quantize.ScaleMSE
 	DefaultBlockSize = 32
+	IntegerBlockSize = 128 // a quarter of fp32, and little more
 	DefaultSymmetric = true
 	DefaultAccuracy  = 4
 	DefaultDType     = FP32
@@ -56,7 +81,8 @@ type Config struct {
 	// Method by which block formats are found, and Scale that of RTN. Default: DefaultMethod, DefaultScale.
 	Method quantize.Method
 	Scale  quantize.Scale
-	// BlockSize is how many weights share a scale: 16, 32, 64, 128 or 256. Default: DefaultBlockSize.
+	// BlockSize is how many weights share a scale: 16, 32, 64, 128 or 256. Default: DefaultBlockSize; for embedding and
+	// head beside products in integers, IntegerBlockSize.
 	BlockSize int
 	// Symmetric leaves zero points out. Default (nil): DefaultSymmetric.
 	Symmetric *bool
@@ -72,6 +98,9 @@ type Config struct {
 	TargetBits float64
 	// Calibration is the text for methods that need one, and for TargetBits.
 	Calibration Calibration
+	// Int8Weights is the range of levels of weights whose products are computed in integers. Default:
+	// quantize.SignedInt8.
+	Int8Weights quantize.Int8Weights
 	// DType of weights, activations and KV cache: what Export and Build export, and what Optimize
 	// converts to. Default: DefaultDType; a graph that is optimised stays as it is.
 	DType DType
@@ -117,6 +146,7 @@ type settings struct {
 	TargetBits    float64
 	ZeroPoints    bool // candidates for TargetBits may have them
 	Calibration   Calibration
+	Int8Weights   quantize.Int8Weights
 
 	Convert      ir.DType // Undefined: the type stays
 	KeepFloat32  []string
@@ -155,6 +185,10 @@ func (c Config) resolve() (settings, error) {
 	if c.Symmetric != nil {
 		s.Symmetric = *c.Symmetric
 	}
+	if s.integer() {
+		s.BlockSize = cmp.Or(c.BlockSize, IntegerBlockSize)
+		s.Int8Weights = cmp.Or(c.Int8Weights, quantize.SignedInt8)
+	}
 	var faults []string
 	fault := func(format string, args ...any) { faults = append(faults, fmt.Sprintf(format, args...)) }
 	switch s.Precision {
@@ -163,15 +197,21 @@ func (c Config) resolve() (settings, error) {
 			fault("precision none quantises nothing: leave out what is said about that")
 		}
 		s.BlockSize, s.Symmetric, s.Method, s.Scale, s.AccuracyLevel, s.ZeroPoints = 0, false, "", "", 0, false
-	case Int4, Int8:
+	case Int4, Int8, DynamicInt8:
 		if err := s.quantization().Validate(); err != nil {
 			fault("%s", strings.TrimPrefix(err.Error(), "quantize: "))
 		}
-		if c.TargetBits != 0 && (c.BlockSize != 0 || c.Precision == Int8) {
+		if c.TargetBits != 0 && (c.BlockSize != 0 || s.Precision != Int4) {
 			fault("target bits choose precision and block size: leave those out")
 		}
 	default:
-		fault("precision %q: want none, int4 or int8", s.Precision)
+		fault("precision %q: want %s", s.Precision, precisionNames())
+	}
+	if s.integer() && (s.DType != FP32 || s.Target != graphopt.CPU) {
+		fault("precision %s is for dtype fp32 and target cpu", s.Precision)
+	}
+	if !s.integer() && c.Int8Weights != "" {
+		fault("int8 weights %s: precision %s computes no products in integers", c.Int8Weights, s.Precision)
 	}
 	if !(s.TargetBits >= 0) || math.IsInf(s.TargetBits, 0) {
 		fault("target bits %v: want a positive number", s.TargetBits)
@@ -203,8 +243,12 @@ func (c Config) resolve() (settings, error) {
 	return s, nil
 }
 
+// integer reports whether products are computed in integers.
+func (s settings) integer() bool { return s.Precision == DynamicInt8 }
+
 func (s settings) quantization() quantize.Options {
 	return quantize.Options{
+		Int8:      quantize.Int8Options{Weights: s.Int8Weights},
 		Precision: quantize.Precision(s.Precision), Method: s.Method, Scale: s.Scale,
 		BlockSize: s.BlockSize, Symmetric: s.Symmetric, HalfScales: s.HalfScales, AccuracyLevel: s.AccuracyLevel, Rules: slices.Clone(s.Rules),
 	}

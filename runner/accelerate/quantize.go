@@ -91,6 +91,9 @@ func (s settings) quantizeOptions() map[string]string {
 	if s.Method == quantize.RTN {
 		o["scale"] = string(s.Scale)
 	}
+	if s.integer() {
+		o["int8_weights"] = string(s.Int8Weights)
+	}
 	if s.HalfScales {
 		o["half_scales"] = "true"
 	}
