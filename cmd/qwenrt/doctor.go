@@ -13,12 +13,12 @@ import (
 	"strings"
 	"text/tabwriter"
 
-	"github.com/klauspost/cpuid/v2"
 	"github.com/urfave/cli/v2"
 
 	"github.com/qwenrt/qwenrt/ort"
 	"github.com/qwenrt/qwenrt/runner"
 	"github.com/qwenrt/qwenrt/runner/accelerate"
+	"github.com/qwenrt/qwenrt/runner/machine"
 )
 
 func (p *program) doctorCommand() *cli.Command {
@@ -75,10 +75,10 @@ func examine() []finding {
 	all = append(all, examineRuntime()...)
 	all = append(all,
 		finding{"tokenizers", dependency("github.com/daulet/tokenizers"), good, ""},
-		finding{"cpu", cpuName(), good, ""},
-		examineFeatures(runtime.GOARCH, cpuid.CPU.Has),
+		finding{"cpu", machine.CPUName(), good, ""},
+		examineFeatures(machine.Features(), machine.FastIntegers()),
 		examineThreads(),
-		finding{"memory", memoryText(machineMemory()), good, ""},
+		finding{"memory", memoryText(machine.ReadMemory()), good, ""},
 	)
 	return append(all, examineCache()...)
 }
@@ -109,41 +109,8 @@ func dependency(path string) string {
 	return "linked, version unknown"
 }
 
-func cpuName() string {
-	if cpuid.CPU.BrandName != "" {
-		return cpuid.CPU.BrandName
-	}
-	return "unknown " + runtime.GOARCH
-}
-
-// kernelFeatures are the instructions for which ONNX Runtime's CPU kernels (MLAS) have code of their own.
-var kernelFeatures = []struct {
-	name string
-	id   cpuid.FeatureID
-}{
-	{"AVX2", cpuid.AVX2}, {"AVX-512", cpuid.AVX512F}, {"AVX-512-VNNI", cpuid.AVX512VNNI}, {"AVX-VNNI", cpuid.AVXVNNI},
-	{"AVX-512-BF16", cpuid.AVX512BF16}, {"AMX-INT8", cpuid.AMXINT8}, {"AMX-BF16", cpuid.AMXBF16},
-	{"NEON", cpuid.ASIMD}, {"FP16", cpuid.ASIMDHP}, {"DotProd", cpuid.ASIMDDP}, {"I8MM", cpuid.I8MM}, {"SVE", cpuid.SVE}, {"SVE2", cpuid.SVE2},
-}
-
-// integerFeatures are those of which INT4 products need one to be fast, by architecture.
-var integerFeatures = map[string][]cpuid.FeatureID{
-	"amd64": {cpuid.AVX2},
-	"arm64": {cpuid.ASIMDDP, cpuid.I8MM},
-}
-
-func examineFeatures(arch string, has func(cpuid.FeatureID) bool) finding {
-	var names []string
-	for _, f := range kernelFeatures {
-		if has(f.id) {
-			names = append(names, f.name)
-		}
-	}
+func examineFeatures(names []string, fast bool) finding {
 	f := finding{"cpu features", strings.Join(names, " "), good, ""}
-	fast := len(integerFeatures[arch]) == 0
-	for _, id := range integerFeatures[arch] {
-		fast = fast || has(id)
-	}
 	if !fast {
 		f.Status, f.Remedy = warning, "INT4 models are slow without AVX2 (x86) or DotProd (ARM); in a virtual machine, pass the host's CPU through"
 	}
@@ -162,19 +129,16 @@ func examineThreads() finding {
 	return finding{"threads", text, good, ""}
 }
 
-// memory of the machine in bytes; 0 is unknown, and for the limit also none.
-type memory struct{ total, available, limit int64 }
-
-func memoryText(m memory) string {
-	if m.total == 0 {
+func memoryText(m machine.Memory) string {
+	if m.Total == 0 {
 		return "unknown"
 	}
-	text := bytesText(m.total)
-	if m.available > 0 {
-		text += ", " + bytesText(m.available) + " available"
+	text := bytesText(m.Total)
+	if m.Available > 0 {
+		text += ", " + bytesText(m.Available) + " available"
 	}
-	if m.limit > 0 && m.limit < m.total {
-		text += ", limited to " + bytesText(m.limit) + " by a control group"
+	if m.Limit > 0 && m.Limit < m.Total {
+		text += ", limited to " + bytesText(m.Limit) + " by a control group"
 	}
 	return text
 }

@@ -1,4 +1,4 @@
-package main
+package machine
 
 import (
 	"testing"
@@ -13,23 +13,23 @@ func TestReadMemory(t *testing.T) {
 	for _, c := range []struct {
 		why  string
 		root fstest.MapFS
-		want memory
+		want Memory
 	}{
-		{"nothing to read", fstest.MapFS{}, memory{}},
-		{"no control group", fstest.MapFS{"proc/meminfo": file(meminfo)}, memory{total: 16000 << 10, available: 8000 << 10}},
+		{"nothing to read", fstest.MapFS{}, Memory{}},
+		{"no control group", fstest.MapFS{"proc/meminfo": file(meminfo)}, Memory{Total: 16000 << 10, Available: 8000 << 10}},
 		{"version 2, the parent's limit is lower", fstest.MapFS{
 			"proc/meminfo": file(meminfo), "proc/self/cgroup": file("0::/a/b\n"),
 			"sys/fs/cgroup/a/memory.max": file("1048576\n"), "sys/fs/cgroup/a/b/memory.max": file("max\n"),
-		}, memory{16000 << 10, 8000 << 10, 1 << 20}},
+		}, Memory{16000 << 10, 8000 << 10, 1 << 20}},
 		{"version 1", fstest.MapFS{
 			"proc/self/cgroup": file("9:memory:/a\n4:cpu:/a\n"),
 			"sys/fs/cgroup/memory/a/memory.limit_in_bytes": file("2097152\n"),
 			"sys/fs/cgroup/memory/memory.limit_in_bytes":   file("9223372036854771712\n"),
 			"sys/fs/cgroup/cpu/memory.max":                 file("1\n"),
-		}, memory{limit: 2 << 20}},
+		}, Memory{Limit: 2 << 20}},
 		{"a container that sees its own group at the top", fstest.MapFS{
 			"proc/self/cgroup": file("0::/docker/x\n"), "sys/fs/cgroup/memory.max": file("4096\n"),
-		}, memory{limit: 4096}},
+		}, Memory{Limit: 4096}},
 	} {
 		require.Equal(t, c.want, readMemory(c.root), c.why)
 	}

@@ -1,4 +1,4 @@
-package main
+package machine
 
 import (
 	"io/fs"
@@ -8,11 +8,11 @@ import (
 	"strings"
 )
 
-func machineMemory() memory { return readMemory(os.DirFS("/")) }
+func readMachine() Memory { return readMemory(os.DirFS("/")) }
 
 // readMemory reads /proc/meminfo (proc(5), in kB) and the limits of this process's control groups.
-func readMemory(root fs.FS) memory {
-	var m memory
+func readMemory(root fs.FS) Memory {
+	var m Memory
 	text, _ := fs.ReadFile(root, "proc/meminfo")
 	for line := range strings.Lines(string(text)) {
 		fields := strings.Fields(line)
@@ -22,12 +22,12 @@ func readMemory(root fs.FS) memory {
 		kB, _ := strconv.ParseInt(fields[1], 10, 64)
 		switch fields[0] {
 		case "MemTotal:":
-			m.total = kB << 10
+			m.Total = kB << 10
 		case "MemAvailable:":
-			m.available = kB << 10
+			m.Available = kB << 10
 		}
 	}
-	m.limit = groupMemory(root)
+	m.Limit = groupMemory(root)
 	return m
 }
 

@@ -1,11 +1,11 @@
-package main
+package machine
 
 import "golang.org/x/sys/unix"
 
-func machineMemory() memory {
+func readMachine() Memory {
 	total, err := unix.SysctlUint64("hw.memsize")
 	if err != nil {
-		return memory{}
+		return Memory{}
 	}
-	return memory{total: int64(total)}
+	return Memory{Total: int64(total)}
 }
