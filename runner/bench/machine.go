@@ -2,14 +2,12 @@ package bench
 
 import (
 	"os"
-	"runtime"
 	"strconv"
 	"strings"
 	"time"
 
-	"github.com/klauspost/cpuid/v2"
-
 	"github.com/qwenrt/qwenrt/runner"
+	"github.com/qwenrt/qwenrt/runner/machine"
 )
 
 // record is a record of t without results.
@@ -22,7 +20,7 @@ func (s *Subject) record(t Test) Record {
 	provider := providers(s.Options)
 	return Record{
 		BuildCommit:   runner.Commit(),
-		CPUInfo:       cpuName(),
+		CPUInfo:       machine.CPUName(),
 		Backends:      strings.ToUpper(provider),
 		ModelFilename: s.Model.File,
 		ModelType:     s.Model.Type,
@@ -54,13 +52,6 @@ func providers(o runner.Options) string {
 		names = append(names, "cpu")
 	}
 	return strings.Join(names, ",")
-}
-
-func cpuName() string {
-	if cpuid.CPU.BrandName != "" {
-		return cpuid.CPU.BrandName
-	}
-	return runtime.GOARCH
 }
 
 // residentMemory gives VmHWM and RssAnon of this process in bytes, see proc_pid_status(5); 0 where
