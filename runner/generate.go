@@ -190,7 +190,7 @@ func (g *generation) choose(logits []float32) (int32, error) {
 			return 0, err
 		}
 	}
-	token, err := g.sampler.Next(logits, g.tokens)
+	token, err := g.sampler.Next(logits, g.tokens, g.prompt)
 	if err != nil {
 		return 0, wrap(err)
 	}

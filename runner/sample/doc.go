@@ -4,11 +4,12 @@
 //	if err != nil {
 //		return err
 //	}
-//	id, err := s.Next(logits, history)
+//	id, err := s.Next(logits, text, len(prompt))
 //
 // The steps and their order are those of the transformers library (generation/utils.py,
-// _get_logits_processor, and generation/logits_process.py): repetition penalty, then
-// temperature, top-k, top-p, min-p, then a draw. Temperature 0 takes the largest logit
+// _get_logits_processor, and generation/logits_process.py): bias, repetition penalty, then frequency and
+// presence penalty, which are OpenAI's, no-repeat n-grams; then temperature, top-k, top-p, min-p, typical
+// sampling, and a draw. Temperature 0 takes the largest logit
 // and, of equal ones, the lowest id, as argmax does.
 //
 // The same logits and seed give the same tokens on every machine: the arithmetic is
@@ -16,6 +17,6 @@
 // candidates are laid out by id, so that logits that differ in their last bits almost
 // never change the choice. Next does not allocate.
 //
-// The package never changes the logits, holds no history of tokens, and knows nothing
+// The package never changes the logits, holds no text, and knows nothing
 // of text.
 package sample

@@ -8,31 +8,55 @@ import "math"
 const cutoff = -50
 
 const (
-	log2e = 1.44269504088896338700
-	ln2Hi = 6.93147180369123816490e-01 // upper bits, so that products with small integers are exact
-	ln2Lo = 1.90821492927058770002e-10
+	// steps of the table in an octave.
+	steps    = 32
+	stepBits = 5
+
+	stepsPerE = steps * math.Log2E
+	stepSize  = math.Ln2 / steps
 
 	// shifter added to a number of small magnitude rounds it to an integer, which is
 	// then in the low bits: 1.5 * 2^52.
 	shifter = 6755399441055744.0
 )
 
-// exp returns e^x for cutoff <= x <= 0, within 1e-13 of the value. math.Exp differs
-// in the last bits between processors, and so would the tokens. The conversions keep
+// octave has the bits of 2^(i/steps). It is written out, and not computed, to be the same everywhere.
+var octave = [steps]uint64{
+	0x3ff0000000000000, 0x3ff059b0d3158574, 0x3ff0b5586cf9890f, 0x3ff11301d0125b51,
+	0x3ff172b83c7d517b, 0x3ff1d4873168b9aa, 0x3ff2387a6e756238, 0x3ff29e9df51fdee1,
+	0x3ff306fe0a31b715, 0x3ff371a7373aa9cb, 0x3ff3dea64c123422, 0x3ff44e086061892d,
+	0x3ff4bfdad5362a27, 0x3ff5342b569d4f82, 0x3ff5ab07dd485429, 0x3ff6247eb03a5585,
+	0x3ff6a09e667f3bcd, 0x3ff71f75e8ec5f74, 0x3ff7a11473eb0187, 0x3ff82589994cce13,
+	0x3ff8ace5422aa0db, 0x3ff93737b0cdc5e5, 0x3ff9c49182a3f090, 0x3ffa5503b23e255d,
+	0x3ffae89f995ad3ad, 0x3ffb7f76f2fb5e47, 0x3ffc199bdd85529c, 0x3ffcb720dcef9069,
+	0x3ffd5818dcfba487, 0x3ffdfc97337b9b5f, 0x3ffea4afa2a490da, 0x3fff50765b6e4540,
+}
+
+// exps replaces each x <= 0 by e^x, within 1e-13 of the value, and by 0 below cutoff and for NaN. math.Exp
+// differs in the last bits between processors, and so would the tokens. The conversions keep
 // the compiler from fusing a product with a sum, which some processors can do
 // (language specification, floating-point operators).
-func exp(x float64) float64 {
-	shifted := float64(x*log2e) + shifter
-	n := shifted - shifter
-	r := x - float64(n*ln2Hi) - float64(n*ln2Lo) // |r| <= ln(2)/2
-	// Taylor series: the first term left out is below 7e-15. Pairs of terms do not wait
-	// for each other (Estrin's scheme), which takes half the time of Horner's.
-	r2 := r * r
-	r4 := r2 * r2
-	r8 := r4 * r4
-	low := 1 + r + float64(r2*(1.0/2+float64(r*(1.0/6))))
-	mid := 1.0/24 + float64(r*(1.0/120)) + float64(r2*(1.0/720+float64(r*(1.0/5040))))
-	high := 1.0/40320 + float64(r*(1.0/362880)) + float64(r2*(1.0/3628800+float64(r*(1.0/39916800))))
-	p := low + float64(r4*mid) + float64(r8*high)
-	return p * math.Float64frombits(uint64(1023+int64(n))<<52)
+func exps(v []float64) {
+	// Taylor series of 2^(f/steps): |f| <= 1/2, so the first term left out is below 3e-15.
+	const (
+		c1 = stepSize
+		c2 = c1 * stepSize / 2
+		c3 = c2 * stepSize / 3
+		c4 = c3 * stepSize / 4
+		c5 = c4 * stepSize / 5
+	)
+	for i, x := range v {
+		if !(x >= cutoff) {
+			v[i] = 0
+			continue
+		}
+		y := float64(x * stepsPerE)
+		shifted := y + shifter
+		f := y - (shifted - shifter)
+		f2 := f * f
+		// Pairs of terms do not wait for each other (Estrin's scheme), unlike Horner's.
+		p := 1 + float64(f*c1) + float64(f2*(c2+float64(f*c3))) + float64(float64(f2*f2)*(c4+float64(f*c5)))
+		n := math.Float64bits(shifted)
+		v[i] = p * math.Float64frombits(octave[n%steps]+n>>stepBits<<52)
+	}
 }

@@ -1,7 +1,10 @@
 package sample
 
 import (
+	"cmp"
+	"encoding/binary"
 	"encoding/json"
+	"iter"
 	"math"
 	"math/rand/v2"
 	"os"
@@ -15,14 +18,20 @@ import (
 // The tokens and probabilities that transformers leaves: scripts/reference/sampling.py.
 func TestTransformers(t *testing.T) {
 	var rows []struct {
-		Logits  []float32
-		History []int32
-		Cases   []struct {
+		Logits []float32
+		Text   []int32
+		Prompt int
+		Cases  []struct {
 			Temperature       float64
-			TopK              int     `json:"top_k"`
-			TopP              float64 `json:"top_p"`
-			MinP              float64 `json:"min_p"`
-			RepetitionPenalty float64 `json:"repetition_penalty"`
+			TopK              int               `json:"top_k"`
+			TopP              float64           `json:"top_p"`
+			MinP              float64           `json:"min_p"`
+			TypicalP          float64           `json:"typical_p"`
+			RepetitionPenalty float64           `json:"repetition_penalty"`
+			FrequencyPenalty  float64           `json:"frequency_penalty"`
+			PresencePenalty   float64           `json:"presence_penalty"`
+			NoRepeatNgram     int               `json:"no_repeat_ngram"`
+			LogitBias         map[int32]float64 `json:"logit_bias"`
 			Greedy            int32
 			Kept              []int32
 			Probabilities     []float64
@@ -35,16 +44,18 @@ func TestTransformers(t *testing.T) {
 	for _, row := range rows {
 		for _, c := range row.Cases {
 			params := Params{
-				Temperature: c.Temperature, TopK: c.TopK, TopP: c.TopP, MinP: c.MinP, RepetitionPenalty: c.RepetitionPenalty,
+				Temperature: c.Temperature, TopK: c.TopK, TopP: c.TopP, MinP: c.MinP, TypicalP: c.TypicalP,
+				RepetitionPenalty: c.RepetitionPenalty, FrequencyPenalty: c.FrequencyPenalty, PresencePenalty: c.PresencePenalty,
+				NoRepeatNgram: c.NoRepeatNgram, LogitBias: c.LogitBias,
 			}
-			ids, probabilities := distribution(t, params, row.Logits, row.History)
+			ids, probabilities := distribution(t, params, row.Logits, row.Text, row.Prompt)
 			require.Equal(t, c.Kept, ids, "%+v", params)
 			require.InDeltaSlice(t, c.Probabilities, probabilities, 2e-6, "%+v", params)
 
 			params.Temperature = 0
 			s, err := New(params, len(row.Logits))
 			require.NoError(t, err)
-			id, err := s.Next(row.Logits, row.History)
+			id, err := s.Next(row.Logits, row.Text, row.Prompt)
 			require.NoError(t, err)
 			require.Equal(t, c.Greedy, id)
 		}
@@ -52,16 +63,26 @@ func TestTransformers(t *testing.T) {
 }
 
 // distribution returns the candidates, by id, and their probabilities.
-func distribution(t testing.TB, params Params, logits []float32, history []int32) ([]int32, []float64) {
+func distribution(t testing.TB, params Params, logits []float32, text []int32, prompt int) ([]int32, []float64) {
 	t.Helper()
 	s, err := New(params, len(logits))
 	require.NoError(t, err)
-	scores := logits
-	if params.penalises() {
-		require.NoError(t, s.penalise(logits, history))
-		scores = s.scores
+	scores, err := s.Alter(logits, text, prompt)
+	require.NoError(t, err)
+	s.measure(scores[argmax(scores)])
+	if params.open() {
+		var ids []int32
+		weights := slices.Concat(slices.Collect(spans(s, scores))...)
+		total := sum(weights)
+		var probabilities []float64
+		for i, w := range weights {
+			if w > 0 {
+				ids, probabilities = append(ids, int32(i)), append(probabilities, w/total)
+			}
+		}
+		return ids, probabilities
 	}
-	n := s.shortlist(scores, scores[argmax(scores)])
+	n := s.shortlist(scores)
 	total := 0.0
 	for _, w := range s.weights[:n] {
 		total += w
@@ -73,13 +94,19 @@ func distribution(t testing.TB, params Params, logits []float32, history []int32
 	return s.ids[:n], probabilities
 }
 
+// spans gives the weights of all tokens.
+func spans(s *Sampler, scores []float32) iter.Seq[[]float64] {
+	return func(yield func([]float64) bool) {
+		for part := range slices.Chunk(scores, span) {
+			if !yield(slices.Clone(s.weigh(part))) {
+				return
+			}
+		}
+	}
+}
+
 // reference is the plain form of the definitions: sort everything.
 func reference(params Params, logits []float32) []int32 {
-	type candidate struct {
-		id     int32
-		logit  float32
-		weight float64
-	}
 	var all []candidate
 	for i, l := range logits {
 		if l == l && !math.IsInf(float64(l), -1) {
@@ -114,14 +141,43 @@ func reference(params Params, logits []float32) []int32 {
 		}
 		all = all[:n]
 	}
+	all = slices.DeleteFunc(all, func(c candidate) bool { return c.weight < params.MinP*all[0].weight || c.weight == 0 })
+	if params.typical() {
+		all = typicalReference(all, params.TypicalP)
+	}
 	var ids []int32
 	for _, c := range all {
-		if c.weight >= params.MinP*all[0].weight && c.weight > 0 {
-			ids = append(ids, c.id)
-		}
+		ids = append(ids, c.id)
 	}
 	slices.Sort(ids)
 	return ids
+}
+
+type candidate struct {
+	id     int32
+	logit  float32
+	weight float64
+}
+
+func typicalReference(all []candidate, p float64) []candidate {
+	total, entropy := 0.0, 0.0
+	for _, c := range all {
+		total += c.weight
+	}
+	for _, c := range all {
+		entropy -= c.weight / total * math.Log(c.weight/total)
+	}
+	distance := func(c candidate) float64 { return math.Abs(-math.Log(c.weight/total) - entropy) }
+	slices.SortFunc(all, func(a, b candidate) int { return cmp.Compare(distance(a), distance(b)) })
+	n, mass := 0, 0.0
+	for n < len(all) && mass < p*total {
+		mass += all[n].weight
+		n++
+	}
+	for n < len(all) && all[n].logit == all[n-1].logit { // all that are equally near
+		n++
+	}
+	return all[:n]
 }
 
 func TestAgainstReference(t *testing.T) {
@@ -149,9 +205,12 @@ func TestAgainstReference(t *testing.T) {
 		if random.IntN(2) == 0 {
 			params.MinP = random.Float64() * random.Float64()
 		}
-		ids, _ := distribution(t, params, logits, nil)
+		if random.IntN(3) == 0 {
+			params.TypicalP = 0.01 + 0.98*random.Float64()
+		}
+		ids, _ := distribution(t, params, logits, nil, 0)
 		want := reference(params, logits)
-		if params.TopP == 0 && params.MinP == 0 {
+		if params.TopP == 0 && params.MinP == 0 && params.TypicalP == 0 {
 			// Weights below e^-50 are left out; the reference goes to e^-745.
 			missing := slices.ContainsFunc(ids, func(id int32) bool {
 				_, found := slices.BinarySearch(want, id)
@@ -188,6 +247,17 @@ func TestNext(t *testing.T) {
 		{"top-k 1 is greedy", Params{Temperature: 1, TopK: 1}, []float32{1, 3, 2}, nil, 1},
 		{"a tiny top-p is greedy", Params{Temperature: 1, TopP: 1e-9}, []float32{1, 3, 2}, nil, 1},
 		{"min-p 1 is greedy", Params{Temperature: 1, MinP: 1}, []float32{1, 3, 2}, nil, 1},
+		{"most typical of three is not the likeliest", Params{Temperature: 1, TypicalP: 0.01}, []float32{0, 1, 0.7}, nil, 2},
+		{"equally typical are all", Params{Temperature: 1, TypicalP: 0.01, TopK: 1}, []float32{0, 1, 0}, nil, 1},
+		{"a bias", Params{LogitBias: map[int32]float64{2: 1.5}}, []float32{1, 3, 2}, nil, 2},
+		{"a bias is penalised too", Params{LogitBias: map[int32]float64{2: 1.5}, RepetitionPenalty: 2}, []float32{1, 3, 2}, []int32{2}, 1},
+		{"a bias cannot bring back what is forbidden", Params{LogitBias: map[int32]float64{0: 100}}, []float32{-inf, 3, 2}, nil, 1},
+		{"frequency counts", Params{FrequencyPenalty: 0.6}, []float32{3, 2, 1}, []int32{0, 0}, 1},
+		{"presence does not", Params{PresencePenalty: 0.6}, []float32{3, 2, 1}, []int32{0, 0}, 0},
+		{"a token that has been", Params{NoRepeatNgram: 1}, []float32{3, 2, 1}, []int32{0}, 1},
+		{"what would be a pair again", Params{NoRepeatNgram: 2}, []float32{3, 2, 1}, []int32{1, 0, 1}, 1},
+		{"a pair that overlaps itself", Params{NoRepeatNgram: 2}, []float32{3, 2, 1}, []int32{0, 0}, 1},
+		{"no pair yet", Params{NoRepeatNgram: 2}, []float32{3, 2, 1}, []int32{0}, 0},
 		{"a tiny temperature is greedy", Params{Temperature: 5e-324}, []float32{1, 3, 2}, nil, 1},
 		{"only one is left", Params{Temperature: 1, TopK: 2, TopP: 0.9}, []float32{nan, -inf, 2, nan}, nil, 2},
 		{"a sure thing", Params{Temperature: 1}, []float32{0, 1000, -1e38, 3e38}, nil, 3},
@@ -198,7 +268,7 @@ func TestNext(t *testing.T) {
 			require.NoError(t, err)
 			before := slices.Clone(row.logits)
 			for range 3 {
-				id, err := s.Next(row.logits, row.past)
+				id, err := s.Next(row.logits, row.past, 0)
 				require.NoError(t, err)
 				require.Equal(t, row.want, id)
 			}
@@ -225,7 +295,7 @@ func TestNextErrors(t *testing.T) {
 			{"only minus infinity", "minus infinity", []float32{-inf, nan, -inf}},
 			{"plus infinity", "token 1 has plus infinity", []float32{1, inf, inf}},
 		} {
-			_, err := s.Next(row.logits, nil)
+			_, err := s.Next(row.logits, nil, 0)
 			require.ErrorIs(t, err, ErrLogits, row.why)
 			require.ErrorContains(t, err, row.want, row.why)
 		}
@@ -233,7 +303,7 @@ func TestNextErrors(t *testing.T) {
 	s, err := New(Params{RepetitionPenalty: 1.1}, 3)
 	require.NoError(t, err)
 	for _, id := range []int32{-1, 3} {
-		_, err = s.Next([]float32{1, 2, 3}, []int32{0, id})
+		_, err = s.Next([]float32{1, 2, 3}, []int32{0, id}, 0)
 		require.ErrorContains(t, err, "at 1, outside")
 	}
 }
@@ -249,6 +319,13 @@ func TestParams(t *testing.T) {
 		{"the limits", Params{Temperature: 100, TopK: math.MaxInt, TopP: 1, MinP: 1, RepetitionPenalty: 100, Seed: math.MaxUint64}, nil},
 		{"all faults at once", Params{Temperature: -1, TopK: -1, TopP: 1.5, MinP: -0.1, RepetitionPenalty: -2},
 			[]string{"temperature is -1", "top-k is -1", "top-p is 1.5", "min-p is -0.1", "repetition penalty is -2"}},
+		{"all faults of what else there is", Params{TypicalP: 2, FrequencyPenalty: -3, PresencePenalty: 2.1, NoRepeatNgram: -1, LogitBias: map[int32]float64{3: 101}},
+			[]string{"typical-p is 2", "frequency penalty is -3", "presence penalty is 2.1", "n-gram size is -1", "bias for the token 3 is 101"}},
+		{"an n-gram without end", Params{NoRepeatNgram: 1 << 40}, []string{"n-gram size is 1099511627776, not from 0 to 100"}},
+		{"biases for tokens that there are not", Params{LogitBias: map[int32]float64{10: 1, -1: 1, math.MaxInt32: 1}}, []string{"the token -1,", "the token 10, which is not one of 0 to 9", "2147483647"}},
+		{"biases that are no numbers", Params{LogitBias: map[int32]float64{1: nan, 2: inf}}, []string{"token 1 is NaN", "token 2 is +Inf"}},
+		{"many bad biases", Params{LogitBias: biases(20)}, []string{"token 10,", "11", "12", "7 more"}},
+		{"too many biases", Params{LogitBias: biases(1025)}, []string{"logit bias for 1025 tokens, more than 1024"}},
 		{"NaN", Params{Temperature: nan, TopP: nan, MinP: nan, RepetitionPenalty: nan},
 			[]string{"temperature is NaN", "top-p is NaN", "min-p is NaN", "repetition penalty is NaN"}},
 		{"infinity", Params{Temperature: inf, TopP: inf, MinP: inf, RepetitionPenalty: inf},
@@ -273,6 +350,14 @@ func TestParams(t *testing.T) {
 	}
 }
 
+func biases(n int32) map[int32]float64 {
+	m := map[int32]float64{}
+	for i := range n {
+		m[i] = 1
+	}
+	return m
+}
+
 // The sequence is part of what a seed promises: these are its values, on any machine.
 func TestSeed(t *testing.T) {
 	logits := make([]float32, 1000)
@@ -284,11 +369,11 @@ func TestSeed(t *testing.T) {
 		require.NoError(t, err)
 		ids := make([]int32, 6)
 		for i := range ids {
-			ids[i], err = s.Next(logits, nil)
+			ids[i], err = s.Next(logits, nil, 0)
 			require.NoError(t, err)
 		}
 		require.NoError(t, s.Reset(params))
-		again, err := s.Next(logits, nil)
+		again, err := s.Next(logits, nil, 0)
 		require.NoError(t, err)
 		require.Equal(t, ids[0], again, "Reset starts the sequence again")
 		return ids
@@ -305,13 +390,13 @@ func TestSeed(t *testing.T) {
 func TestDrawFrequencies(t *testing.T) {
 	logits := []float32{0, 1, 2, 0.5, -1, 1.5, -0.5, 2.5, 0.25, 1.25}
 	params := Params{Temperature: 1.2, Seed: 9}
-	_, probabilities := distribution(t, params, logits, nil)
+	_, probabilities := distribution(t, params, logits, nil, 0)
 	s, err := New(params, len(logits))
 	require.NoError(t, err)
 	const draws = 40000
 	counts := make([]float64, len(logits))
 	for range draws {
-		id, err := s.Next(logits, nil)
+		id, err := s.Next(logits, nil, 0)
 		require.NoError(t, err)
 		counts[id]++
 	}
@@ -351,8 +436,17 @@ func TestNextAbove(t *testing.T) {
 	}
 }
 
+func exp(x float64) float64 {
+	v := []float64{x}
+	exps(v)
+	return v[0]
+}
+
 func TestExp(t *testing.T) {
 	require.Equal(t, 1.0, exp(0))
+	require.Zero(t, exp(cutoff-1e-9))
+	require.Zero(t, exp(math.Inf(-1)))
+	require.Zero(t, exp(math.NaN()))
 	previous := 0.0
 	for i := 20000; i >= 0; i-- {
 		x := cutoff * float64(i) / 20000
@@ -383,7 +477,7 @@ func TestNextDoesNotAllocate(t *testing.T) {
 		s, err := New(params, len(logits))
 		require.NoError(t, err)
 		require.Zero(t, testing.AllocsPerRun(20, func() {
-			if _, err := s.Next(logits, history); err != nil {
+			if _, err := s.Next(logits, history, 0); err != nil {
 				t.Fatal(err)
 			}
 		}), "%+v", params)
@@ -408,17 +502,27 @@ var benchmarks = map[string]Params{
 	"top-p flat":     {Temperature: 5, TopP: 0.95},
 	"min-p":          {Temperature: 1, MinP: 0.05},
 	"temperature":    {Temperature: 1},
+	"typical":        {Temperature: 1, TypicalP: 0.95},
+	"typical flat":   {Temperature: 5, TypicalP: 0.95},
+	"penalties":      {RepetitionPenalty: 1.1, FrequencyPenalty: 0.5, PresencePenalty: 0.5, NoRepeatNgram: 4, LogitBias: map[int32]float64{7: 1}},
+	"everything": {Temperature: 0.7, TopK: 50, TopP: 0.9, MinP: 0.02, TypicalP: 0.95, RepetitionPenalty: 1.1,
+		FrequencyPenalty: 0.5, PresencePenalty: 0.5, NoRepeatNgram: 4, LogitBias: map[int32]float64{7: 1}},
 }
 
 func BenchmarkNext(b *testing.B) {
 	logits := normal(151936, 3)
+	text := make([]int32, 4096) // a long text: penalties look at all of it
+	random := rand.New(rand.NewPCG(2, 2))
+	for i := range text {
+		text[i] = random.Int32N(int32(len(logits)))
+	}
 	for name, params := range benchmarks {
 		b.Run(name, func(b *testing.B) {
 			s, err := New(params, len(logits))
 			require.NoError(b, err)
 			b.ReportAllocs()
 			for b.Loop() {
-				if _, err := s.Next(logits, nil); err != nil {
+				if _, err := s.Next(logits, text, 2048); err != nil {
 					b.Fatal(err)
 				}
 			}
@@ -427,19 +531,28 @@ func BenchmarkNext(b *testing.B) {
 }
 
 func FuzzNext(f *testing.F) {
-	f.Add([]byte("\x00\x00\x80\x3f\x00\x00\x00\x40"), 0.6, 20, 0.95, 0.0, 1.1, uint64(1))
-	f.Add([]byte("\x00\x00\xc0\x7f\x00\x00\x80\xff"), 1.0, 0, 0.5, 0.1, 0.0, uint64(2))
-	f.Fuzz(func(t *testing.T, data []byte, temperature float64, topK int, topP, minP, penalty float64, seed uint64) {
+	f.Add([]byte("\x00\x00\x80\x3f\x00\x00\x00\x40"), 0.6, 20, 0.95, 0.0, 0.0, 1.1, 0.5, 0.5, 2, int32(1), 1.5, uint64(1))
+	f.Add([]byte("\x00\x00\xc0\x7f\x00\x00\x80\xff"), 1.0, 0, 0.5, 0.1, 0.5, 0.0, 0.0, -2.0, 0, int32(0), 0.0, uint64(2))
+	f.Add([]byte("\xff\xff\x7f\x7f\xff\xff\x7f\xff\xff\xff\x7f\xff"), 1e-300, 0, 0.0, 0.0, 0.1, 100.0, 2.0, 2.0, 1, int32(2), 100.0, uint64(3))
+	f.Fuzz(func(t *testing.T, data []byte, temperature float64, topK int, topP, minP, typical, repetition, frequency, presence float64,
+		ngram int, token int32, bias float64, seed uint64) {
 		logits := make([]float32, len(data)/4)
 		for i := range logits {
-			logits[i] = math.Float32frombits(uint32(data[4*i]) | uint32(data[4*i+1])<<8 | uint32(data[4*i+2])<<16 | uint32(data[4*i+3])<<24)
+			logits[i] = math.Float32frombits(binary.LittleEndian.Uint32(data[4*i:]))
 		}
-		params := Params{Temperature: temperature, TopK: topK, TopP: topP, MinP: minP, RepetitionPenalty: penalty, Seed: seed}
+		params := Params{Temperature: temperature, TopK: topK, TopP: topP, MinP: minP, TypicalP: typical, RepetitionPenalty: repetition,
+			FrequencyPenalty: frequency, PresencePenalty: presence, NoRepeatNgram: ngram, LogitBias: map[int32]float64{token: bias}, Seed: seed}
 		s, err := New(params, len(logits))
 		if err != nil {
 			return
 		}
-		id, err := s.Next(logits, []int32{0})
+		text := make([]int32, 0, len(data))
+		for _, b := range data {
+			if int(b) < len(logits) {
+				text = append(text, int32(b))
+			}
+		}
+		id, err := s.Next(logits, text, len(text)/2)
 		if err != nil {
 			require.ErrorIs(t, err, ErrLogits)
 			return
