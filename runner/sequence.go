@@ -3,8 +3,8 @@ package runner
 import (
 	"context"
 	"fmt"
+	"slices"
 
-	"github.com/qwenrt/qwenrt/graphopt/ir"
 	"github.com/qwenrt/qwenrt/ort"
 )
 
@@ -13,68 +13,23 @@ import (
 // All its tensors lie outside Go's heap and are bound to the session once: a decode step changes the
 // token, the length, and nothing else.
 type Sequence struct {
-	r       *Runner
-	binding *ort.Binding
-	control *ort.RunControl
-	cache   cache
-	length  int
-
-	ids, mask, positions, keep, logits         *ort.Tensor
-	idsIn, maskIn, positionsIn, logitsOut      *ort.Slot
-	boundIDs, boundTotal, boundRows, sizedRows int // shapes as bound
-	wide                                       []float32
+	feed   // its runner is nil once the sequence is closed
+	cache  cache
+	tokens []int32
 }
 
 // NewSequence starts an empty sequence. Close it: the garbage collector does not see its memory.
 func (r *Runner) NewSequence() (*Sequence, error) {
-	s := &Sequence{r: r}
-	if err := s.open(); err != nil {
+	s := &Sequence{}
+	err := s.feed.open(r, r.chunk)
+	if err == nil {
+		err = s.cache.open(s.binding, r.layout)
+	}
+	if err != nil {
 		s.Close()
 		return nil, wrap(err)
 	}
 	return s, nil
-}
-
-func (s *Sequence) open() (err error) {
-	l := s.r.layout
-	if s.binding, err = s.r.session.NewBinding(); err != nil {
-		return err
-	}
-	if s.control, err = ort.NewRunControl(); err != nil {
-		return err
-	}
-	if s.idsIn, err = s.binding.Input(inputIDs); err != nil {
-		return err
-	}
-	if s.maskIn, err = s.binding.Input(attentionMask); err != nil {
-		return err
-	}
-	if s.logitsOut, err = s.binding.Output(logitsOutput); err != nil {
-		return err
-	}
-	if s.ids, err = ort.NewTensor(ort.Int64, 1, int64(s.r.chunk)); err != nil {
-		return err
-	}
-	if l.positions {
-		if s.positionsIn, err = s.binding.Input(positionIDs); err != nil {
-			return err
-		}
-		if s.positions, err = ort.NewTensor(ort.Int64, 1, int64(s.r.chunk)); err != nil {
-			return err
-		}
-	}
-	if l.keep {
-		if s.keep, err = ort.NewTensor(ort.Int64, 1); err != nil {
-			return err
-		}
-		if err = s.binding.BindInput(logitsToKeep, s.keep); err != nil {
-			return err
-		}
-	}
-	if l.logits != ort.Float32 {
-		s.wide = make([]float32, l.vocab)
-	}
-	return s.cache.open(s.binding, l)
 }
 
 // Close releases the sequence. A second Close does nothing.
@@ -82,19 +37,16 @@ func (s *Sequence) Close() {
 	if s.r == nil {
 		return
 	}
-	if s.binding != nil {
-		s.binding.Close()
-	}
-	if s.control != nil {
-		s.control.Close()
-	}
+	s.feed.close()
 	s.cache.close()
-	closeAll([]*ort.Tensor{s.ids, s.mask, s.positions, s.keep, s.logits})
 	s.r = nil
 }
 
 // Len is the number of tokens in the sequence.
-func (s *Sequence) Len() int { return s.length }
+func (s *Sequence) Len() int { return len(s.tokens) }
+
+// Tokens are the tokens of the sequence: its own, until the next call.
+func (s *Sequence) Tokens() []int32 { return s.tokens }
 
 // Capacity is the number of tokens for which the cache has memory; see [Info.KVBytes].
 func (s *Sequence) Capacity() int {
@@ -102,7 +54,7 @@ func (s *Sequence) Capacity() int {
 		return 0
 	}
 	if !s.r.layout.shared {
-		return s.length
+		return s.Len()
 	}
 	return s.cache.capacity
 }
@@ -112,7 +64,7 @@ func (s *Sequence) Left() int {
 	if s.r == nil {
 		return 0
 	}
-	return s.r.context - s.length
+	return s.r.context - s.Len()
 }
 
 // Fork starts a second sequence with the same tokens: both go on from here, each on its own. It copies the
@@ -135,16 +87,16 @@ func (s *Sequence) Fork() (*Sequence, error) {
 
 // adopt takes over the tokens of another sequence. s is empty.
 func (s *Sequence) adopt(other *Sequence) error {
-	if other.length == 0 {
+	if other.Len() == 0 {
 		return nil
 	}
-	if err := s.reserve(other.length); err != nil {
+	if err := s.reserve(other.Len()); err != nil {
 		return err
 	}
-	if err := s.cache.clone(&other.cache, other.length); err != nil {
+	if err := s.cache.clone(&other.cache, other.Len()); err != nil {
 		return wrap(err)
 	}
-	s.length = other.length
+	s.tokens = append(s.tokens, other.tokens...)
 	return nil
 }
 
@@ -156,13 +108,13 @@ func (s *Sequence) Truncate(n int) error {
 	if s.r == nil {
 		return errSequenceClosed
 	}
-	if n < 0 || n > s.length {
-		return fmt.Errorf("runner: %w: truncate a sequence of %d tokens to %d", ErrRequest, s.length, n)
+	if n < 0 || n > s.Len() {
+		return fmt.Errorf("runner: %w: truncate a sequence of %d tokens to %d", ErrRequest, s.Len(), n)
 	}
-	if err := s.cache.truncate(s.length, n); err != nil {
+	if err := s.cache.truncate(s.Len(), n); err != nil {
 		return wrap(err)
 	}
-	s.length = n
+	s.tokens = s.tokens[:n]
 	return nil
 }
 
@@ -200,7 +152,7 @@ func (s *Sequence) Prefill(ctx context.Context, tokens []int32) ([]float32, erro
 	if err := s.extend(ctx, tokens, nil); err != nil {
 		return nil, err
 	}
-	return s.row(s.boundRows - 1), nil
+	return s.row(s.rows - 1), nil
 }
 
 // Score appends tokens and calls row for each of them, in order, with the logits [vocabulary] behind it.
@@ -225,7 +177,7 @@ func (s *Sequence) Decode(ctx context.Context, token int32) ([]float32, error) {
 	if err := s.step(one[:], 1); err != nil {
 		return nil, err
 	}
-	return s.row(s.boundRows - 1), nil
+	return s.row(s.rows - 1), nil
 }
 
 // extend appends tokens in chunks, and shows all rows of logits if there is somebody to see them.
@@ -234,7 +186,7 @@ func (s *Sequence) extend(ctx context.Context, tokens []int32, row func(i int, l
 		return err
 	}
 	defer s.Watch(ctx)()
-	before := s.length
+	before := s.Len()
 	if err := s.reserve(before + len(tokens)); err != nil { // at once: growing copies
 		return err
 	}
@@ -278,7 +230,7 @@ func (s *Sequence) admit(tokens []int32) error {
 		return fmt.Errorf("runner: %w: no tokens", ErrRequest)
 	}
 	if len(tokens) > s.Left() {
-		return fmt.Errorf("runner: %w: %d tokens in the sequence and %d more do not fit %d", ErrContext, s.length, len(tokens), s.r.context)
+		return fmt.Errorf("runner: %w: %d tokens in the sequence and %d more do not fit %d", ErrContext, s.Len(), len(tokens), s.r.context)
 	}
 	for _, t := range tokens {
 		if t < 0 || int64(t) >= s.r.layout.vocab {
@@ -290,103 +242,40 @@ func (s *Sequence) admit(tokens []int32) error {
 
 // step appends tokens, at most a chunk, and computes the last rows of logits.
 func (s *Sequence) step(tokens []int32, rows int) error {
-	total := s.length + len(tokens)
+	total := s.Len() + len(tokens)
 	if err := s.reserve(total); err != nil {
 		return err
 	}
 	if err := s.bind(tokens, total, rows); err != nil {
 		return wrap(err)
 	}
-	if err := s.cache.before(s.length, total); err != nil {
+	if err := s.cache.before(s.Len(), total); err != nil {
 		return wrap(err)
 	}
 	if err := s.binding.Run(s.control); err != nil {
 		return wrap(err)
 	}
 	s.cache.after()
-	s.length = total
+	s.tokens = append(s.tokens, tokens...)
 	return nil
 }
 
-// bind sets the inputs of a step, and rebinds those whose shape is not that of the last one.
+// bind sets the inputs of a step.
 func (s *Sequence) bind(tokens []int32, total, rows int) error {
-	n := len(tokens)
-	if s.boundIDs != n {
-		if err := s.ids.Reshape(1, int64(n)); err != nil {
-			return err
-		}
-		if err := s.idsIn.Set(s.ids); err != nil {
-			return err
-		}
-		if s.positions != nil {
-			if err := s.positions.Reshape(1, int64(n)); err != nil {
-				return err
-			}
-			if err := s.positionsIn.Set(s.positions); err != nil {
-				return err
-			}
-		}
-		s.boundIDs = n
+	if err := s.shape(1, len(tokens), total, rows); err != nil {
+		return err
 	}
 	ids := ort.Data[int64](s.ids)
 	for i, t := range tokens {
 		ids[i] = int64(t)
 	}
 	if s.positions != nil {
-		for i, p := 0, ort.Data[int64](s.positions); i < n; i++ {
-			p[i] = int64(s.length + i)
+		p := ort.Data[int64](s.positions)
+		for i := range tokens {
+			p[i] = int64(len(s.tokens) + i)
 		}
 	}
-	if s.boundTotal != total {
-		if err := s.mask.Reshape(1, int64(total)); err != nil {
-			return err
-		}
-		if err := s.maskIn.Set(s.mask); err != nil {
-			return err
-		}
-		s.boundTotal = total
-	}
-	if s.keep != nil {
-		ort.Data[int64](s.keep)[0] = int64(rows)
-	} else {
-		rows = n
-	}
-	return s.bindLogits(rows)
-}
-
-func (s *Sequence) bindLogits(rows int) error {
-	if s.boundRows == rows {
-		return nil
-	}
-	s.boundRows = 0 // until it is true again
-	if rows > s.sizedRows {
-		t, err := ort.NewTensor(s.r.layout.logits, 1, int64(rows), s.r.layout.vocab)
-		if err != nil {
-			return err
-		}
-		if s.logits != nil {
-			s.logits.Close()
-		}
-		s.logits, s.sizedRows = t, rows
-	} else if err := s.logits.Reshape(1, int64(rows), s.r.layout.vocab); err != nil {
-		return err
-	}
-	if err := s.logitsOut.Set(s.logits); err != nil {
-		return err
-	}
-	s.boundRows = rows
 	return nil
-}
-
-// row gives row i of the logits as float32: in place, or widened.
-func (s *Sequence) row(i int) []float32 {
-	v := int(s.r.layout.vocab)
-	if s.wide == nil {
-		return ort.Data[float32](s.logits)[i*v : (i+1)*v : (i+1)*v]
-	}
-	half := ort.Data[uint16](s.logits)[i*v : (i+1)*v]
-	ir.WidenHalf(s.wide, half, s.r.layout.logits == ort.BFloat16)
-	return s.wide
 }
 
 // reserve grows cache and mask for n tokens. When it fails, the sequence is as it was and can be used:
@@ -398,26 +287,13 @@ func (s *Sequence) reserve(n int) error {
 	capacity := s.cache.next(n, s.r.context)
 	err := s.growMask(capacity)
 	if err == nil {
-		err = s.cache.grow(capacity, s.length)
+		err = s.cache.grow(capacity, s.Len())
+	}
+	if err == nil {
+		s.tokens = slices.Grow(s.tokens, capacity-s.Len())
 	}
 	if err != nil {
 		return wrap(fmt.Errorf("grow the KV cache to %d tokens: %w", capacity, err))
 	}
-	return nil
-}
-
-// growMask makes an attention mask of ones. A step binds as much of it as there are tokens.
-func (s *Sequence) growMask(tokens int) error {
-	mask, err := ort.NewTensor(ort.Int64, 1, int64(tokens))
-	if err != nil {
-		return err
-	}
-	for i, m := 0, ort.Data[int64](mask); i < len(m); i++ {
-		m[i] = 1
-	}
-	if s.mask != nil {
-		s.mask.Close()
-	}
-	s.mask, s.boundTotal = mask, 0
 	return nil
 }
