@@ -17,24 +17,32 @@ type cache struct {
 // cacheStep is the number of tokens by multiples of which a cache grows.
 const cacheStep = 256
 
-func (c *cache) open(b *ort.Binding, l *layout) error {
+func (c *cache) open(b *ort.Binding, l *layout) (err error) {
 	c.layout = l
-	for _, n := range l.layers {
-		for _, names := range [][2]string{{n.pastKey, n.presentKey}, {n.pastValue, n.presentValue}} {
-			in, err := b.Input(names[0])
-			if err != nil {
-				return err
-			}
-			out, err := b.Output(names[1])
-			if err != nil {
-				return err
-			}
-			c.in, c.out = append(c.in, in), append(c.out, out)
-		}
+	if c.in, c.out, err = l.cacheSlots(b); err != nil {
+		return err
 	}
 	c.past = make([]*ort.Tensor, len(c.in))
 	c.present = make([]*ort.Tensor, len(c.in))
 	return nil
+}
+
+// cacheSlots gives the slots of pasts and presents, keys and values in turn.
+func (l *layout) cacheSlots(b *ort.Binding) (in, out []*ort.Slot, err error) {
+	for _, n := range l.layers {
+		for _, names := range [][2]string{{n.pastKey, n.presentKey}, {n.pastValue, n.presentValue}} {
+			i, err := b.Input(names[0])
+			if err != nil {
+				return nil, nil, err
+			}
+			o, err := b.Output(names[1])
+			if err != nil {
+				return nil, nil, err
+			}
+			in, out = append(in, i), append(out, o)
+		}
+	}
+	return in, out, nil
 }
 
 func (c *cache) close() {
@@ -57,8 +65,10 @@ func (c *cache) tensor(tokens int) (*ort.Tensor, error) {
 
 // next is the capacity to grow to for n tokens of at most context: a half more than there is, so that
 // copying stays a small part of all work, in whole steps.
-func (c *cache) next(n, context int) int {
-	n = max(n, c.capacity+c.capacity/2)
+func (c *cache) next(n, context int) int { return grown(c.capacity, n, context) }
+
+func grown(capacity, n, context int) int {
+	n = max(n, capacity+capacity/2)
 	return min((n+cacheStep-1)/cacheStep*cacheStep, context)
 }
 
@@ -72,16 +82,21 @@ func (c *cache) grow(capacity, length int) error {
 		if err != nil {
 			return err
 		}
-		c.past[i] = t
-		if err := c.in[i].Set(t); err != nil {
-			return err
-		}
-		if err := c.out[i].Set(t); err != nil {
+		if err := c.place(i, t); err != nil {
 			return err
 		}
 	}
 	c.capacity = capacity
 	return nil
+}
+
+// place makes t past and present of i.
+func (c *cache) place(i int, t *ort.Tensor) error {
+	c.past[i] = t
+	if err := c.in[i].Set(t); err != nil {
+		return err
+	}
+	return c.out[i].Set(t)
 }
 
 // resized moves the first length tokens of a past to a new tensor, and closes the old one.
@@ -100,7 +115,7 @@ func (c *cache) resized(i, capacity, length int) (*ort.Tensor, error) {
 // copy takes the first n tokens of each head.
 func (c *cache) copy(dst, src *ort.Tensor, n int) {
 	heads := int(c.layout.kvHeads)
-	size := n * int(c.layout.headDim) * c.layout.kvType.Bits() / 8
+	size := n * c.layout.rowBytes()
 	to, from := dst.Bytes(), src.Bytes()
 	for h := range heads {
 		copy(to[h*len(to)/heads:][:size], from[h*len(from)/heads:])
@@ -185,3 +200,6 @@ func (c *cache) truncate(length, n int) error {
 	c.past = short
 	return nil
 }
+
+// rowBytes is what one token's keys or values take in one head.
+func (l *layout) rowBytes() int { return int(l.headDim) * l.kvType.Bits() / 8 }
