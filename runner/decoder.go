@@ -22,7 +22,15 @@ type decoder interface {
 	Close()
 }
 
-func (r *Runner) newDecoder() (decoder, error) {
+// newDecoder waits for a place in the batch, if there is one.
+func (r *Runner) newDecoder(ctx context.Context) (decoder, error) {
+	if r.scheduler != nil {
+		t, err := r.scheduler.open(ctx)
+		if err != nil {
+			return nil, err
+		}
+		return t, nil
+	}
 	s, err := r.NewSequence()
 	if err != nil {
 		return nil, err

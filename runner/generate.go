@@ -122,7 +122,7 @@ func (g *generation) open(ctx context.Context) (err error) {
 		g.limits = g.q.Constraint.Clone()
 		g.mask = make([]uint32, (g.r.layout.vocab+31)/32)
 	}
-	if g.seq, err = g.r.newDecoder(); err != nil {
+	if g.seq, err = g.r.newDecoder(ctx); err != nil {
 		return err
 	}
 	return g.seq.Reserve(soon) // or a prompt that just fits would be copied for the first token

@@ -4,6 +4,7 @@ import (
 	"errors"
 	"fmt"
 	"regexp"
+	"slices"
 	"strconv"
 
 	"github.com/qwenrt/qwenrt/graphopt/ir"
@@ -18,7 +19,10 @@ type layout struct {
 	kvType  ort.DType
 	// shared: past and present may be one buffer of fixed capacity, as GroupQueryAttention
 	// allows. Otherwise present is a new, longer tensor after each step.
-	shared    bool
+	shared bool
+	// batched: rows of a batch may differ in length, since attention takes each one's from the sum of its
+	// row of attention_mask.
+	batched   bool
 	positions bool // the graph wants position_ids
 	keep      bool // the graph takes num_logits_to_keep
 	vocab     int64
@@ -202,14 +206,15 @@ func (l *layout) readGraph(g *ir.Graph) {
 	for _, v := range g.Outputs() {
 		outputs[v.Name] = v
 	}
-	l.shared = true
+	l.shared, l.batched = true, anyBatch(g)
 	for _, n := range l.layers {
 		key := inPlace(inputs[n.pastKey], outputs[n.presentKey], 0)
 		value := inPlace(inputs[n.pastValue], outputs[n.presentValue], 1)
 		if key == nil || key != value {
-			l.shared = false
+			l.shared, l.batched = false, false
 			continue
 		}
+		l.batched = l.batched && countsRow(key.Input(5), inputs[attentionMask])
 		if table := key.Input(7).Constant(); table != nil && len(table.Shape) == 2 {
 			if rows := table.Shape[0]; l.context == 0 || rows < l.context {
 				l.context = rows
@@ -229,4 +234,31 @@ func inPlace(past, present *ir.Value, which int) *ir.Node {
 		return nil
 	}
 	return n
+}
+
+func anyBatch(g *ir.Graph) bool {
+	return !slices.ContainsFunc(g.Inputs(), func(v *ir.Value) bool {
+		return v.Type != nil && len(v.Type.Shape) > 1 && v.Type.Shape[0].Size >= 0
+	})
+}
+
+// countsRow reports whether v, a GroupQueryAttention's seqlens_k [batch], is computed from the sums of mask's
+// rows and constants alone.
+func countsRow(v, mask *ir.Value) bool {
+	summed := false
+	for v != nil && v != mask {
+		n := v.Producer()
+		if n == nil {
+			return false
+		}
+		switch {
+		case n.Is("", "ReduceSum"):
+			summed = true
+		case n.Is("", "Sub") && (n.Input(1).Constant() != nil || n.Input(1).Producer().Is("", "Constant")), n.Is("", "Cast"), n.Is("", "Squeeze"), n.Is("", "Reshape"):
+		default:
+			return false
+		}
+		v = n.Input(0)
+	}
+	return summed && v == mask
 }

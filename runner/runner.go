@@ -32,6 +32,12 @@ type Options struct {
 	PrefillChunk int
 	// MaxContext bounds prompt and answer together, below what the model allows. Default: the model's own.
 	MaxContext int
+	// Slots is how many generations share the runs of the session, a row of a batch each: together they are
+	// faster than one after the other, and each is slower than alone. More wait for their turn. Each slot has
+	// a KV cache as large as the longest needs. Default: 0, each generation has runs of its own.
+	Slots int
+	// Queue is how many generations may wait for a slot; one more fails with ErrBusy. Default: 64.
+	Queue int
 	// ProfilePrefix, if set, begins the name of a profile in the Trace Event format that ONNX Runtime
 	// writes when the runner is closed.
 	ProfilePrefix string
@@ -42,12 +48,15 @@ type Options struct {
 // DefaultPrefillChunk is the number of prompt tokens that are run at once where Options do not say.
 const DefaultPrefillChunk = 512
 
+// DefaultQueue is the number of generations that may wait where Options do not say.
+const DefaultQueue = 64
+
 func (o *Options) validate() error {
 	var faults []string
 	for _, f := range []struct {
 		name  string
 		value int
-	}{{"Threads", o.Threads}, {"PrefillChunk", o.PrefillChunk}, {"MaxContext", o.MaxContext}} {
+	}{{"Threads", o.Threads}, {"PrefillChunk", o.PrefillChunk}, {"MaxContext", o.MaxContext}, {"Slots", o.Slots}, {"Queue", o.Queue}} {
 		if f.value < 0 {
 			faults = append(faults, fmt.Sprintf("%s is %d", f.name, f.value))
 		}
@@ -71,6 +80,8 @@ type Runner struct {
 	tokErr   error
 	template *chat.Template // nil where the folder has none
 	tmplErr  error
+
+	scheduler *scheduler // nil: each generation has runs of its own
 
 	mu          sync.Mutex
 	closed      bool
@@ -226,7 +237,7 @@ func (r *Runner) load(ctx context.Context, file string, o Options) error {
 	}
 	r.setContext(o.MaxContext)
 	r.describe(threads)
-	return nil
+	return r.schedule(o, file)
 }
 
 // unknownContext is the context length of a model whose files do not tell it.
@@ -266,6 +277,17 @@ func (r *Runner) describe(threads int) {
 	}
 }
 
+func (r *Runner) schedule(o Options, file string) error {
+	if o.Slots == 0 {
+		return nil
+	}
+	if !r.layout.batched {
+		return fmt.Errorf("runner: %s: %w: Options.Slots is %d, and the graph takes one sequence at a time: optimize it", file, ErrNotModel, o.Slots)
+	}
+	r.scheduler = newScheduler(r, o.Slots, cmp.Or(o.Queue, DefaultQueue))
+	return nil
+}
+
 // Info describes the model.
 func (r *Runner) Info() Info {
 	info := r.info
@@ -288,6 +310,9 @@ func (r *Runner) Close() error {
 		return nil
 	}
 	r.generations.Wait()
+	if r.scheduler != nil {
+		r.scheduler.close()
+	}
 	if r.session != nil {
 		r.session.Close()
 	}

@@ -1,0 +1,183 @@
+package runner
+
+import (
+	"slices"
+
+	"github.com/qwenrt/qwenrt/ort"
+)
+
+// pool is the KV cache of a batch: for each layer keys and values [places, heads, C, head size]. The cache
+// of place i is a view of it, [1, heads, C, head size], and that of the first n places is one too.
+type pool struct {
+	layout   *layout
+	places   int
+	capacity int // tokens
+	tensors  []*ort.Tensor
+}
+
+func (p *pool) close() {
+	closeAll(p.tensors)
+	p.capacity = 0
+}
+
+// view is the cache i of n places from at on.
+func (p *pool) view(i, at, n int) (*ort.Tensor, error) {
+	l := p.layout
+	place := int(l.kvHeads) * p.capacity * l.rowBytes()
+	return p.tensors[i].View(at*place, int64(n), l.kvHeads, int64(p.capacity), l.headDim)
+}
+
+// grow makes room for capacity tokens in each place, and keeps what the sequences have. It replaces one
+// tensor at a time. When it fails, tensors may differ in capacity: the pool counts as having none, and
+// grows again before it is used.
+func (p *pool) grow(capacity int, places []*Sequence) (err error) {
+	if p.tensors == nil {
+		p.tensors = make([]*ort.Tensor, 2*len(p.layout.layers))
+	}
+	p.capacity = capacity
+	defer func() {
+		if err != nil {
+			p.capacity = 0
+		}
+	}()
+	for i, old := range p.tensors {
+		if p.tensors[i], err = ort.NewTensor(p.layout.kvType, int64(p.places), p.layout.kvHeads, int64(capacity), p.layout.headDim); err != nil {
+			p.tensors[i] = old
+			return err
+		}
+		if old != nil {
+			old.Close() // the views keep its memory
+		}
+		for at, s := range places {
+			if s == nil {
+				continue
+			}
+			s.cache.capacity = 0
+			if err := p.put(s, i, at); err != nil {
+				return err
+			}
+		}
+	}
+	for _, s := range places {
+		if s == nil {
+			continue
+		}
+		if err := s.lent(capacity); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// put gives s its part of cache i, and moves there what it has.
+func (p *pool) put(s *Sequence, i, at int) error {
+	v, err := p.view(i, at, 1)
+	if err != nil {
+		return err
+	}
+	old := s.cache.past[i]
+	if old != nil {
+		s.cache.copy(v, old, s.Len())
+	}
+	if err := s.cache.place(i, v); err != nil {
+		return err
+	}
+	if old != nil {
+		old.Close()
+	}
+	return nil
+}
+
+// lend gives a new sequence the place at.
+func (p *pool) lend(s *Sequence, at int) error {
+	if p.capacity == 0 {
+		return nil
+	}
+	for i := range p.tensors {
+		if err := p.put(s, i, at); err != nil {
+			return err
+		}
+	}
+	return s.lent(p.capacity)
+}
+
+// lent says that the cache of s has room for so many tokens by now.
+func (s *Sequence) lent(capacity int) error {
+	s.cache.capacity = capacity
+	return s.growMask(capacity)
+}
+
+// batch is the step in which the first places of a pool take a token each.
+type batch struct {
+	feed
+	pool    *pool // nil: not open
+	in, out []*ort.Slot
+	bound   int // places of the cache that are bound
+}
+
+// open is for a pool as large as it is now.
+func (b *batch) open(r *Runner, p *pool) (err error) {
+	if err := b.feed.open(r, p.places); err != nil {
+		return err
+	}
+	if b.in, b.out, err = r.layout.cacheSlots(b.binding); err != nil {
+		return err
+	}
+	b.pool = p
+	return b.growMask(p.places * p.capacity)
+}
+
+// close lets go of the pool's memory, too.
+func (b *batch) close() {
+	b.feed.close()
+	*b = batch{}
+}
+
+// fill sets the inputs of a step with a token for each row, to be written at that position.
+func (b *batch) fill(tokens []int32, at []int) error {
+	n, total := len(tokens), slices.Max(at)+1
+	if err := b.bind(n); err != nil {
+		return err
+	}
+	if err := b.shape(n, 1, total, 1); err != nil {
+		return err
+	}
+	ids, mask := ort.Data[int64](b.ids), ort.Data[int64](b.mask)
+	for i := range n {
+		ids[i] = int64(tokens[i])
+		if b.positions != nil {
+			ort.Data[int64](b.positions)[i] = int64(at[i])
+		}
+		for j, row := 0, mask[i*total:(i+1)*total]; j < total; j++ {
+			row[j] = 0
+			if j <= at[i] {
+				row[j] = 1
+			}
+		}
+	}
+	return nil
+}
+
+// bind binds the cache of the first n places.
+func (b *batch) bind(n int) error {
+	if b.bound == n {
+		return nil
+	}
+	b.bound = 0
+	for i := range b.in {
+		v, err := b.pool.view(i, 0, n)
+		if err != nil {
+			return err
+		}
+		err = b.in[i].Set(v)
+		if err == nil {
+			err = b.out[i].Set(v)
+		}
+		v.Close() // the binding keeps the memory
+		if err != nil {
+			return err
+		}
+	}
+	b.bound = n
+	return nil
+}
