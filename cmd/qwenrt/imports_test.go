@@ -34,7 +34,7 @@ var rooms = map[string][]string{
 	"runner":                      {"graphopt/ir", "ort"},
 	"runner/eval":                 {"graphopt/ir", "ort", "runner"},
 	"runner/bench":                {"graphopt/ir", "ort", "runner"},
-	"runner/tune":                 {"graphopt/ir", "ort", "runner", "runner/accelerate"},
+	"runner/tune":                 {"graphopt/ir", "models", "ort", "runner", "runner/accelerate", "runner/bench", "runner/eval"},
 	"runner/accelerate":           {"graphopt/ir", "graphopt", "graphopt/passes", "quantize", "quantize/calib", "models", "ort", "runner"},
 	"cmd": {"graphopt/ir", "graphopt", "graphopt/passes", "quantize", "quantize/calib", "models", "models/tiny", "ort",
 		"runner", "runner/eval", "runner/bench", "runner/tune", "runner/accelerate"},

@@ -3,7 +3,7 @@
 //
 //	m := machine.Look(ctx)
 //	fmt.Println(m.CPU, m.Threads, m.Memory.Free())
-//	rate, err := machine.MeasureProduct(ctx, machine.Int4, 32, m.Threads)
+//	rate, err := machine.MeasureProducts(ctx, shape, machine.Int4, 32, m.Threads)
 //	fmt.Printf("%.0f tokens/s at most\n", rate.Decode/weights)
 //
 // Figures are of the moment: another program on the same machine takes its share. The package changes nothing and never prints.

@@ -16,6 +16,19 @@ type Shape struct {
 	Hidden, Heads, KVHeads, HeadDim, Intermediate int64
 }
 
+func (s Shape) validate() error {
+	const most = 1 << 20 // of any of them
+	for _, n := range []int64{s.Hidden, s.Heads, s.KVHeads, s.HeadDim, s.Intermediate} {
+		if n <= 0 || n > most {
+			return fmt.Errorf("a layer of %+v: sizes must be positive, and at most %d", s, most)
+		}
+	}
+	if s.Heads%s.KVHeads != 0 || s.HeadDim%16 != 0 {
+		return fmt.Errorf("a layer of %+v: heads must be a multiple of KV heads, the head size of 16", s)
+	}
+	return nil
+}
+
 // Rest is what a layer takes beside its products: norms, rotary embedding, attention and activation function.
 type Rest struct {
 	// Decode is the time of one token with next to nothing in the cache, and DecodeKV what each cached token adds.
@@ -33,8 +46,8 @@ const (
 // MeasureRest measures a layer's operators other than products, with a KV cache in fp32, in about a quarter of a second.
 func MeasureRest(ctx context.Context, s Shape, threads int) (Rest, error) {
 	fail := func(err error) (Rest, error) { return Rest{}, fmt.Errorf("machine: %w", err) }
-	if s.Hidden <= 0 || s.Heads <= 0 || s.KVHeads <= 0 || s.HeadDim <= 0 || s.Intermediate <= 0 || s.Heads%s.KVHeads != 0 || s.HeadDim%16 != 0 {
-		return fail(fmt.Errorf("a layer of %+v: sizes must be positive, heads a multiple of KV heads, head size of 16", s))
+	if err := s.validate(); err != nil {
+		return fail(err)
 	}
 	r, err := newRun(restModel(s), threads)
 	if err != nil {
@@ -45,7 +58,7 @@ func MeasureRest(ctx context.Context, s Shape, threads int) (Rest, error) {
 		if err := r.bindRest(rows, past); err != nil {
 			return 0, err
 		}
-		d, err := r.least(ctx, runs)
+		d, err := r.median(ctx, runs)
 		return d / restLayers, err
 	}
 	short, err := step(1, 1, 20)

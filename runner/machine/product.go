@@ -7,6 +7,8 @@ import (
 	"math/rand/v2"
 	"time"
 
+	"github.com/klauspost/cpuid/v2"
+
 	"github.com/qwenrt/qwenrt/graphopt/ir"
 	"github.com/qwenrt/qwenrt/ort"
 )
@@ -14,7 +16,7 @@ import (
 // Weights is how the weights of products are stored, and with that which kernel computes them.
 type Weights string
 
-// The kinds of weights that MeasureProduct knows.
+// The kinds of weights that MeasureProducts knows.
 const (
 	Float32     Weights = "fp32"         // MatMul
 	Int8        Weights = "int8"         // MatMulNBits with 8 bits, symmetric, accuracy level 4
@@ -25,70 +27,97 @@ const (
 // Rate is what a product kernel reaches, in weights times rows per second: a model with w weights in its products takes
 // w/Decode seconds of them for a token, and n·w/Prefill for n tokens of a prompt.
 type Rate struct {
-	Decode  float64 `json:"decode"`  // one row
-	Prefill float64 `json:"prefill"` // prefillRows rows
+	Decode  float64 `json:"decode"`  // one row at a time
+	Prefill float64 `json:"prefill"` // many
+}
+
+// Matrix is the shape of a product's weights.
+type Matrix struct{ In, Out int64 }
+
+// Products are the matrices of a layer as graphopt leaves them: q, k and v joined, o, gate and up joined, down.
+func (s Shape) Products() []Matrix {
+	return []Matrix{
+		{s.Hidden, (s.Heads + 2*s.KVHeads) * s.HeadDim},
+		{s.Heads * s.HeadDim, s.Hidden},
+		{s.Hidden, 2 * s.Intermediate},
+		{s.Intermediate, s.Hidden},
+	}
 }
 
 const (
-	// side of the square matrices: large enough that starting a product costs nothing beside it.
-	side = 2048
-	// measuredBytes of weights are read in turn: more than the caches of a CPU hold for a few of its cores.
-	measuredBytes = 96 << 20
-	prefillRows   = 64
+	prefillRows = 64
+	// maxSide cuts large matrices down: beyond it the time of a product is in proportion to its weights.
+	maxSide = 4096
 )
 
-// MeasureProduct measures products with weights in blocks of the given size (Int4 and Int8 only), in a third of a second.
-// Times are the least of some runs: what the kernel can do when nobody disturbs it.
-func MeasureProduct(ctx context.Context, w Weights, block, threads int) (Rate, error) {
-	m, count, err := productModel(w, block)
+// measuredBytes of weights are read in turn: more than the last cache of the CPU holds, within reason.
+func measuredBytes() int64 {
+	return int64(min(max(cpuid.CPU.Cache.L3*3/2, 48<<20), 256<<20))
+}
+
+// MeasureProducts measures the products of layers of shape s, with weights in blocks of the given size (Int4 and Int8
+// only), in about a third of a second. Times are the median of some runs.
+func MeasureProducts(ctx context.Context, s Shape, w Weights, block, threads int) (Rate, error) {
+	fail := func(err error) (Rate, error) { return Rate{}, fmt.Errorf("machine: products of %s: %w", w, err) }
+	if err := s.validate(); err != nil {
+		return fail(err)
+	}
+	m, weights, err := productModel(s, w, block)
 	if err != nil {
-		return Rate{}, fmt.Errorf("machine: %w", err)
+		return fail(err)
 	}
 	r, err := newRun(m, threads)
 	if err != nil {
-		return Rate{}, fmt.Errorf("machine: products of %s: %w", w, err)
+		return fail(err)
 	}
 	defer r.close()
-	one, err := r.products(ctx, 1, 4)
+	one, err := r.products(ctx, 1, 5)
 	if err != nil {
-		return Rate{}, err
+		return fail(err)
 	}
 	many, err := r.products(ctx, prefillRows, 1)
 	if err != nil {
-		return Rate{}, err
+		return fail(err)
 	}
-	weights := float64(count) * side * side
 	return Rate{Decode: weights / one.Seconds(), Prefill: prefillRows * weights / many.Seconds()}, nil
 }
 
-// productModel is a chain of products: x[rows, side] → y[rows, side].
-func productModel(w Weights, block int) (m *ir.Model, count int, err error) {
+// productModel multiplies its inputs x.K[rows, K] with the matrices of some layers, and counts their weights.
+func productModel(s Shape, w Weights, block int) (m *ir.Model, weights float64, err error) {
 	m = ir.NewModel("products", 10, 21)
 	m.RequireOpset("com.microsoft", 1)
-	g := m.Graph
-	x := g.AddInput("x", ir.TensorType(ir.Float32, ir.Sym("rows"), ir.Fixed(side)))
-	b := &builder{g: g}
-	var product func(x *ir.Value) *ir.Value
+	b := &builder{g: m.Graph}
+	var product func(x *ir.Value, m Matrix) *ir.Value
+	bits := int64(8)
 	switch w {
 	case Float32:
-		product, count = b.float, measuredBytes/(4*side*side)
+		product, bits = b.float, 32
 	case DynamicInt8:
-		product, count = b.dynamic, measuredBytes/(side*side)
+		product = b.dynamic
 	case Int4, Int8:
-		bits := map[Weights]int{Int4: 4, Int8: 8}[w]
+		if w == Int4 {
+			bits = 4
+		}
 		if block < 16 || block > 256 || block&(block-1) != 0 {
 			return nil, 0, fmt.Errorf("block size %d: it must be 16, 32, 64, 128 or 256", block)
 		}
-		product = func(x *ir.Value) *ir.Value { return b.blocks(x, bits, block) }
-		count = measuredBytes * 8 / (bits * side * side)
+		product = func(x *ir.Value, m Matrix) *ir.Value { return b.blocks(x, m, bits, int64(block)) }
 	default:
-		return nil, 0, fmt.Errorf("weights %q are not measured: want %s, %s, %s or %s", w, Float32, Int8, Int4, DynamicInt8)
+		return nil, 0, fmt.Errorf("not measured: want %s, %s, %s or %s", Float32, Int8, Int4, DynamicInt8)
 	}
-	for range count {
-		x = product(x)
+	inputs := map[int64]*ir.Value{}
+	for done := int64(0); done*bits/8 < measuredBytes(); {
+		for _, p := range s.Products() {
+			p = Matrix{min(p.In, maxSide), min(p.Out, maxSide)}
+			if inputs[p.In] == nil {
+				inputs[p.In] = m.Graph.AddInput(fmt.Sprintf("x.%d", p.In), ir.TensorType(ir.Float32, ir.Sym("rows"), ir.Fixed(p.In)))
+			}
+			m.Graph.AddOutput(product(inputs[p.In], p))
+			done += p.In * p.Out
+		}
+		weights = float64(done)
 	}
-	g.AddOutput(x)
-	return m, count, b.err
+	return m, weights, b.err
 }
 
 // builder adds products with weights of no meaning.
@@ -100,15 +129,15 @@ type builder struct {
 }
 
 // bytes are random, and others each time: ONNX Runtime keeps equal weights once, which would then stay in the CPU's caches.
-func (b *builder) bytes(n int) []byte {
+func (b *builder) bytes(n int64) []byte {
 	if b.random == nil {
-		b.random = make([]byte, 0, 2*side*side)
+		b.random = make([]byte, 0, maxSide*maxSide+1<<20)
 		for r := rand.New(rand.NewPCG(1, 2)); len(b.random) < cap(b.random); {
 			b.random = binary.LittleEndian.AppendUint64(b.random, r.Uint64())
 		}
 	}
 	b.used++
-	return b.random[64*b.used:][:n]
+	return b.random[b.used*64%(1<<20):][:n]
 }
 
 func (b *builder) tensor(name string, t ir.DType, raw []byte, shape ...int64) *ir.Value {
@@ -119,58 +148,58 @@ func (b *builder) tensor(name string, t ir.DType, raw []byte, shape ...int64) *i
 	return b.g.AddInitializer(b.g.Fresh(name), x)
 }
 
-// scales keep what flows through the chain near 1, so that no product meets infinities or denormal numbers.
-func (b *builder) scales(n int, v float32) *ir.Value {
+// scales are so small that results stay near 1.
+func (b *builder) scales(n int64, v float32) *ir.Value {
 	all := make([]float32, n)
 	for i := range all {
 		all[i] = v
 	}
-	return b.g.AddInitializer(b.g.Fresh("scales"), ir.Float32Tensor(all, int64(n)))
+	return b.g.AddInitializer(b.g.Fresh("scales"), ir.Float32Tensor(all, n))
 }
 
-func (b *builder) float(x *ir.Value) *ir.Value {
-	all := make([]float32, side*side)
-	for i, v := range b.bytes(len(all)) {
+func (b *builder) float(x *ir.Value, m Matrix) *ir.Value {
+	all := make([]float32, m.In*m.Out)
+	for i, v := range b.bytes(m.In * m.Out) {
 		all[i] = (float32(v) - 127.5) / 4096
 	}
-	w := b.g.AddInitializer(b.g.Fresh("w"), ir.Float32Tensor(all, side, side))
+	w := b.g.AddInitializer(b.g.Fresh("w"), ir.Float32Tensor(all, m.In, m.Out))
 	return b.g.Op("MatMul", "product", []*ir.Value{x, w})
 }
 
-func (b *builder) blocks(x *ir.Value, bits, block int) *ir.Value {
-	blocks, blob := side/block, block*bits/8
-	w := b.tensor("w", ir.Uint8, b.bytes(side*blocks*blob), side, int64(blocks), int64(blob))
-	scale := float32(0.005)
-	if bits == 8 {
-		scale /= 16
-	}
+func (b *builder) blocks(x *ir.Value, m Matrix, bits, block int64) *ir.Value {
+	blocks, blob := (m.In+block-1)/block, block*bits/8
+	w := b.tensor("w", ir.Uint8, b.bytes(m.Out*blocks*blob), m.Out, blocks, blob)
 	return b.g.Add(ir.NodeSpec{
-		Op: "MatMulNBits", Domain: "com.microsoft", Inputs: []*ir.Value{x, w, b.scales(side*blocks, scale)},
+		Op: "MatMulNBits", Domain: "com.microsoft", Inputs: []*ir.Value{x, w, b.scales(m.Out*blocks, 0.001)},
 		Attrs: []*ir.Attr{
-			ir.Int("K", side), ir.Int("N", side), ir.Int("bits", int64(bits)),
-			ir.Int("block_size", int64(block)), ir.Int("accuracy_level", 4),
+			ir.Int("K", m.In), ir.Int("N", m.Out), ir.Int("bits", bits),
+			ir.Int("block_size", block), ir.Int("accuracy_level", 4),
 		},
 	}).Output(0)
 }
 
-func (b *builder) dynamic(x *ir.Value) *ir.Value {
-	w := b.tensor("w", ir.Int8, b.bytes(side*side), side, side)
+func (b *builder) dynamic(x *ir.Value, m Matrix) *ir.Value {
+	w := b.tensor("w", ir.Int8, b.bytes(m.In*m.Out), m.In, m.Out)
 	return b.g.Add(ir.NodeSpec{
-		Op: "DynamicQuantizeMatMul", Domain: "com.microsoft", Inputs: []*ir.Value{x, w, b.scales(side, 0.0003)},
+		Op: "DynamicQuantizeMatMul", Domain: "com.microsoft", Inputs: []*ir.Value{x, w, b.scales(m.Out, 0.0003)},
 	}).Output(0)
 }
 
 // products is the time of a run with some rows.
 func (r *run) products(ctx context.Context, rows int64, runs int) (time.Duration, error) {
-	x, err := r.tensor("x", ort.Float32, rows, side)
-	if err != nil {
-		return 0, err
+	for _, in := range r.session.Inputs() {
+		x, err := r.tensor(in.Name, ort.Float32, rows, in.Shape[1])
+		if err != nil {
+			return 0, err
+		}
+		if err := r.binding.BindInput(in.Name, x); err != nil {
+			return 0, err
+		}
 	}
-	if err := r.binding.BindInput("x", x); err != nil {
-		return 0, err
+	for _, out := range r.session.Outputs() {
+		if err := r.binding.BindOutputToDevice(out.Name, "Cpu", 0); err != nil {
+			return 0, err
+		}
 	}
-	if err := r.binding.BindOutputToDevice(r.session.Outputs()[0].Name, "Cpu", 0); err != nil {
-		return 0, err
-	}
-	return r.least(ctx, runs)
+	return r.median(ctx, runs)
 }

@@ -3,6 +3,7 @@ package machine
 import (
 	"context"
 	"fmt"
+	"slices"
 	"time"
 
 	"github.com/qwenrt/qwenrt/graphopt/ir"
@@ -58,23 +59,23 @@ func (r *run) tensor(name string, d ort.DType, shape ...int64) (*ort.Tensor, err
 	return t, nil
 }
 
-// least is the least time of some runs, after one that is not counted: what can be done when nobody disturbs.
-func (r *run) least(ctx context.Context, runs int) (time.Duration, error) {
+// median is the median time of some runs, after one that is not counted.
+func (r *run) median(ctx context.Context, runs int) (time.Duration, error) {
 	control, err := ort.NewRunControl()
 	if err != nil {
 		return 0, err
 	}
 	defer control.Close()
 	defer control.Watch(ctx)()
-	var best time.Duration
-	for i := range runs + 1 {
+	times := make([]time.Duration, runs+1)
+	for i := range times {
 		start := time.Now()
 		if err := r.binding.Run(control); err != nil {
 			return 0, err
 		}
-		if d := time.Since(start); i == 1 || i > 1 && d < best {
-			best = d
-		}
+		times[i] = time.Since(start)
 	}
-	return best, nil
+	times = times[1:]
+	slices.Sort(times)
+	return times[runs/2], nil
 }
