@@ -81,7 +81,8 @@ type Runner struct {
 	template *chat.Template // nil where the folder has none
 	tmplErr  error
 
-	scheduler *scheduler // nil: each generation has runs of its own
+	scheduler  *scheduler     // nil: each generation has runs of its own
+	vocabulary lazyVocabulary // for constraints
 
 	mu          sync.Mutex
 	closed      bool

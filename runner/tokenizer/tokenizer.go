@@ -146,6 +146,10 @@ func (t *Tokenizer) TokenID(spelling string) (int, bool) {
 // special one.
 func (t *Tokenizer) Special(id int32) bool { return t.vocab.known(id) && t.vocab.info[id].special }
 
+// Added reports whether id is one of added_tokens, special or not: a token that steers the model, such as
+// <|im_end|> or <tool_call>, and comes from no ordinary text.
+func (t *Tokenizer) Added(id int32) bool { return t.vocab.known(id) && t.vocab.info[id].added }
+
 // Bytes returns the bytes that a token stands for; they may be parts of characters.
 // They come as a string because they are shared and must not change. The error is
 // ErrTokenRange or ErrNotByteLevel.

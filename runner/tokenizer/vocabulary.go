@@ -18,6 +18,7 @@ type tokenInfo struct {
 	end     uint32
 	known   bool // some token has this id
 	special bool
+	added   bool // among added_tokens
 	whole   bool // its bytes are whole characters
 }
 
@@ -39,6 +40,7 @@ func newVocabulary(d *definition) (vocabulary, error) {
 	}
 	for _, t := range d.AddedTokens {
 		v.info[t.ID].special = t.Special
+		v.info[t.ID].added = true
 	}
 	if d.byteLevel() {
 		v.fillBytes()

@@ -1,0 +1,192 @@
+package grammar
+
+import "math"
+
+// A token is allowed where its bytes lead to something. The trie of the vocabulary is walked with the
+// derivatives of the state as far as there are some, so that tokens that begin alike are tried once.
+//
+// Most of a vocabulary may follow within a string, and that walk is long. Strings, numbers and patterns are
+// therefore lexemes, terms that are kept apart from what follows. The tokens that stay within a lexeme
+// depend on nothing else: they are found once, with the nodes of the trie at which the lexeme may be over.
+// Only there the walk goes on with what follows; few tokens do. A string of bounded length is in another state
+// after each character: there the tokens that are nothing but characters are known by their number (letters.go).
+
+// an inside is what is known of a state of a lexeme.
+type inside struct {
+	mask  []uint32 // tokens that stay in it or end it
+	exits []int32  // nodes with others below, at which it may be over
+}
+
+const (
+	// longWalk is the number of nodes from which on the result is kept.
+	longWalk = 4096
+	// maxKept bounds what is kept, in bytes; Qwen3's vocabulary takes 19 KB for each.
+	maxKept = 16 << 20
+)
+
+type place struct {
+	state id
+	exits bool
+}
+
+// A reader holds what a walk needs, beside the arena. An arena has one for its vocabulary.
+type reader struct {
+	*arena
+	vocab *Vocabulary
+	known map[place]*inside
+	kept  int // bytes in known
+	least int // nodes in a walk whose result is kept
+
+	letters map[id]*letters // of repeated terms whose walk is long
+
+	path  []id // states by depth
+	other inside
+}
+
+func newReader(a *arena, v *Vocabulary) *reader {
+	return &reader{
+		arena: a, vocab: v, known: map[place]*inside{}, least: longWalk, letters: map[id]*letters{}, path: make([]id, v.depth+1),
+		other: inside{mask: make([]uint32, words(v.Size()))},
+	}
+}
+
+// words is the length of a mask for n tokens.
+func words(n int) int { return (n + 31) / 32 }
+
+// allow adds to mask what may follow in the state n.
+func (r *reader) allow(mask []uint32, n id) {
+	switch t := r.at(n); t.kind {
+	case kindAlt:
+		for _, p := range t.list {
+			r.allow(mask, p)
+		}
+		return
+	case kindCall:
+		r.allow(mask, r.unfold(n))
+		return
+	}
+	head, tail := r.split(n)
+	if t := r.at(head); t.kind == kindLexeme {
+		in := r.within(t.a, tail != empty)
+		for i, word := range in.mask {
+			mask[i] |= word
+		}
+		if tail != empty {
+			for _, e := range in.exits {
+				r.walk(mask, e, tail)
+			}
+		}
+		return
+	}
+	r.walk(mask, 0, n)
+}
+
+// set adds the tokens of a node.
+func (r *reader) set(mask []uint32, n *node) {
+	r.vocab.eachToken(n, func(token int32) { mask[token/32] |= 1 << (token % 32) })
+}
+
+// walk adds the tokens below a node whose further bytes may follow in the state s.
+func (r *reader) walk(mask []uint32, from int32, s id) {
+	nodes := r.vocab.nodes
+	r.path[nodes[from].depth] = s
+	for i, end := from+1, nodes[from].end; i < end; {
+		n := &nodes[i]
+		next := r.step(r.path[n.depth-1], n.b)
+		if next == nothing {
+			i = n.end
+			continue
+		}
+		r.path[n.depth] = next
+		r.set(mask, n)
+		i++
+	}
+}
+
+// within is what stays within a lexeme in the state s; exits are left out where they are not wanted. It is
+// valid until the next call.
+func (r *reader) within(s id, exits bool) *inside {
+	if in, ok := r.known[place{s, exits}]; ok {
+		return in
+	}
+	in := &r.other
+	in.exits = in.exits[:0]
+	each, room, repeats := r.repetition(s, exits)
+	if l := r.letters[each]; repeats && l != nil && (int(room) >= l.most || !r.meet(s, each)) {
+		copy(in.mask, l.upTo(r.vocab, int(room)))
+		r.search(in, s, l.pure)
+		return in
+	}
+	clear(in.mask)
+	if r.search(in, s, nil) < r.least || r.full {
+		return in
+	}
+	if repeats && r.letters[each] == nil { // for the next time
+		r.letters[each] = r.vocab.lettersOf(r.arena, each)
+	}
+	size := 4 * (len(in.mask) + len(in.exits))
+	if r.kept += size; r.kept > maxKept {
+		clear(r.known)
+		r.kept = size
+	}
+	in = &inside{mask: append([]uint32(nil), in.mask...), exits: append([]int32(nil), in.exits...)}
+	r.known[place{s, exits}] = in
+	return in
+}
+
+// search adds to in, and returns the number of nodes that it has looked at. It leaves out what is below
+// those in skip.
+func (r *reader) search(in *inside, s id, skip []bool) int {
+	nodes := r.vocab.nodes
+	visited := 0
+	r.path[0] = s
+	if r.terms[s].nullable {
+		in.exits = append(in.exits, 0)
+	}
+	for i := int32(1); i < nodes[0].end; visited++ {
+		n := &nodes[i]
+		if skip != nil && skip[i] {
+			i = n.end
+			continue
+		}
+		s := r.step(r.path[n.depth-1], n.b)
+		if s == nothing {
+			i = n.end
+			continue
+		}
+		r.path[n.depth] = s
+		r.set(in.mask, n)
+		if r.terms[s].nullable && n.end > i+1 {
+			in.exits = append(in.exits, i)
+		}
+		i++
+	}
+	return visited
+}
+
+// repetition takes apart a state that begins with a repetition: what is repeated, and how often it may
+// still be. It says no where exits are wanted and the lexeme may be over within the repetition.
+func (r *reader) repetition(s id, exits bool) (each id, room int32, ok bool) {
+	head, tail := r.split(s)
+	t := r.at(head)
+	if t.kind != kindRepeat || exits && r.at(tail).nullable {
+		return nothing, 0, false
+	}
+	if room = t.max; room == unbounded {
+		room = math.MaxInt32
+	}
+	return t.a, room, true
+}
+
+// meet reports whether what follows the repetition in the state s may begin as what is repeated does.
+func (r *reader) meet(s, each id) bool {
+	_, tail := r.split(s)
+	both := r.cutsOf(tail)
+	both.join(r.cutsOf(each))
+	for _, b := range both.bytes() {
+		if r.step(tail, b) != nothing && r.step(each, b) != nothing {
+			return true
+		}
+	}
+	return false
+}
