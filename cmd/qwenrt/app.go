@@ -18,6 +18,7 @@ const (
 	exitOK          = 0
 	exitError       = 1
 	exitUsage       = 2
+	exitUnsure      = 3   // bench gate: too noisy to say
 	exitInterrupted = 130 // as shells have it: 128 + SIGINT
 	exitBrokenPipe  = 141 // and 128 + SIGPIPE
 )
@@ -51,6 +52,7 @@ func run(ctx context.Context, args []string, stdin io.Reader, stdout, stderr io.
 	p := &program{stdin, stdout, stderr}
 	err := p.run(ctx, args)
 	var wrong *usageError
+	var code reported
 	switch {
 	case err == nil:
 		return exitOK
@@ -62,15 +64,20 @@ func run(ctx context.Context, args []string, stdin io.Reader, stdout, stderr io.
 	case ctx.Err() != nil:
 		fmt.Fprintln(stderr, "qwenrt: interrupted")
 		return exitInterrupted
-	case errors.Is(err, errReported):
-		return exitError
+	case errors.As(err, &code):
+		return int(code)
 	}
 	fmt.Fprintf(stderr, "qwenrt: %s\n", oneLine(err))
 	return exitError
 }
 
-// errReported ends a command that has said itself what is wrong.
-var errReported = errors.New("reported")
+// reported ends a command that has said itself what is wrong, with an exit code.
+type reported int
+
+func (r reported) Error() string { return fmt.Sprintf("reported, exit code %d", int(r)) }
+
+// errReported is the usual one.
+const errReported = reported(exitError)
 
 func (p *program) run(ctx context.Context, args []string) error {
 	app := &cli.App{
@@ -92,14 +99,32 @@ func (p *program) run(ctx context.Context, args []string) error {
 			return cli.ShowAppHelp(c)
 		},
 	}
-	for _, c := range app.Commands {
+	return app.RunContext(ctx, append([]string{app.Name}, arrange(app.Commands, args)...))
+}
+
+// arrange prepares commands, and those below them, and puts the arguments of the one that args name in the
+// order that package flag wants.
+func arrange(commands []*cli.Command, args []string) []string {
+	for _, c := range commands {
 		c.HideHelpCommand = true // or an argument "help" would be a command
 		c.OnUsageError = onUsageError
-		if len(args) > 0 && c.HasName(args[0]) {
-			args = append([]string{args[0]}, flagsFirst(c, args[1:])...)
+		if len(args) == 0 || !c.HasName(args[0]) {
+			arrange(c.Subcommands, nil)
+			continue
 		}
+		rest := args[1:]
+		if arranged := arrange(c.Subcommands, rest); len(arranged) > 0 && hasCommand(c.Subcommands, arranged[0]) {
+			rest = arranged
+		} else {
+			rest = flagsFirst(c, rest)
+		}
+		args = append([]string{args[0]}, rest...)
 	}
-	return app.RunContext(ctx, append([]string{app.Name}, args...))
+	return args
+}
+
+func hasCommand(commands []*cli.Command, name string) bool {
+	return slices.ContainsFunc(commands, func(c *cli.Command) bool { return c.HasName(name) })
 }
 
 // usageError is a command line that cannot be understood.
@@ -113,7 +138,8 @@ func usage(format string, args ...any) error {
 
 // commandUsage is usage for what is wrong on the line of one command.
 func commandUsage(c *cli.Context, format string, args ...any) error {
-	return usage("%s: %s; see qwenrt %[1]s --help", c.Command.Name, fmt.Sprintf(format, args...))
+	name := strings.TrimPrefix(c.Command.HelpName, c.App.Name+" ") // "bench ab", where Name is "ab" alone
+	return usage("%s: %s; see qwenrt %[1]s --help", name, fmt.Sprintf(format, args...))
 }
 
 // onUsageError gives the errors of package flag our words.

@@ -39,6 +39,11 @@ func (p *program) benchCommand() *cli.Command {
 			&cli.BoolFlag{Name: "overhead", Usage: "measure instead what qwenrt adds to ONNX Runtime's time in a decode step, at the first -n, -d"},
 		}, hubFlags()),
 		Action: p.bench,
+		Subcommands: []*cli.Command{
+			p.benchCompareCommand(),
+			p.benchVersusCommand(),
+			p.benchWorkerCommand(),
+		},
 	}
 }
 

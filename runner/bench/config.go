@@ -31,9 +31,9 @@ const DefaultRepetitions = 5
 
 // Test is one thing to time.
 type Test struct {
-	Prompt int // tokens of prefill
-	Gen    int // tokens decoded after it, one by one
-	Depth  int // tokens of context before both, not timed
+	Prompt int `json:"n_prompt"` // tokens of prefill
+	Gen    int `json:"n_gen"`    // tokens decoded after it, one by one
+	Depth  int `json:"n_depth"`  // tokens of context before both, not timed
 }
 
 // String names the test as llama-bench does: "pp512", "tg128 @ d2048", "pp512+tg128".

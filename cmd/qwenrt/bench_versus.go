@@ -1,0 +1,318 @@
+package main
+
+import (
+	"errors"
+	"fmt"
+	"os"
+	"os/exec"
+	"slices"
+	"strconv"
+	"strings"
+
+	"github.com/urfave/cli/v2"
+
+	"github.com/qwenrt/qwenrt/runner"
+	"github.com/qwenrt/qwenrt/runner/bench"
+	"github.com/qwenrt/qwenrt/runner/bench/stats"
+)
+
+const sideHelp = "a model as for qwenrt bench; or a program, such as another build of qwenrt, which is given the model of\n" +
+	"--model; or exec:COMMAND, a shell command that answers as qwenrt bench worker does"
+
+func (p *program) benchVersusCommand() *cli.Command {
+	return &cli.Command{
+		Name:      "ab",
+		Usage:     "compare two models or programs, run in turn",
+		ArgsUsage: "A B",
+		UsageText: "qwenrt bench ab A B [options]",
+		Description: "Both are open at the same time and run in turn, in short slices and random order, so that\n" +
+			"the noise of the machine meets both. It goes on until the ratio is known to within --precision, or until the\n" +
+			"budget is spent. The ratio is B's speed over A's: the median over the quieter half of all pairs of slices,\n" +
+			"with the interval of the sign test. A and B are each " + sideHelp + ".\n\n" +
+			"Example: qwenrt bench ab int4-b32 int4-b128 -p 128 -n 64 -t 2",
+		Flags: slices.Concat(testFlags([]int{128}, []int{64}), versusFlags(), []cli.Flag{
+			&cli.Float64Flag{Name: "precision", Usage: "half the width of the interval that is narrow enough", Value: 0.01},
+			&cli.Float64Flag{Name: "margin", Usage: "a difference that does not count", Value: 0.01},
+			formatFlag("md or json"),
+		}, hubFlags()),
+		Action: p.benchVersus,
+	}
+}
+
+// testFlags say which tests are run; what they are called is llama-bench's.
+func testFlags(prompt, gen []int) []cli.Flag {
+	return []cli.Flag{
+		&cli.IntSliceFlag{Name: "n-prompt", Aliases: []string{"p"}, Usage: "tokens of prefill; 0 is none", Value: cli.NewIntSlice(prompt...)},
+		&cli.IntSliceFlag{Name: "n-gen", Aliases: []string{"n"}, Usage: "tokens to decode; 0 is none", Value: cli.NewIntSlice(gen...)},
+		&cli.GenericFlag{Name: "pg", Usage: "prefill and decoding in a row, as `P,N`; may be repeated (default: none)", Value: &pairs{}},
+		&cli.IntSliceFlag{Name: "n-depth", Aliases: []string{"d"}, Usage: "tokens of context before a test, not timed", Value: cli.NewIntSlice(0)},
+	}
+}
+
+// versusFlags say how two sides are compared.
+func versusFlags() []cli.Flag {
+	return []cli.Flag{
+		&cli.IntSliceFlag{Name: "threads", Aliases: []string{"t"}, Usage: "CPU threads, or those of A and of B as `NA,NB` (default: the CPUs that this process may use)"},
+		&cli.IntFlag{Name: "batch-size", Aliases: []string{"b"}, Usage: "tokens of prefill that are run at once", Value: runner.DefaultPrefillChunk},
+		&cli.StringFlag{Name: "model", Usage: "`MODEL` of sides that are programs"},
+		&cli.DurationFlag{Name: "budget", Usage: "time for a test", Value: bench.DefaultBudget},
+		&cli.DurationFlag{Name: "slice", Usage: "time for which one side decodes before it is the other's turn", Value: bench.DefaultSlice},
+		&cli.Float64Flag{Name: "confidence", Usage: "that the interval holds the ratio", Value: 0.99},
+		&cli.Uint64Flag{Name: "seed", Usage: "of the order of slices"},
+	}
+}
+
+func formatFlag(forms string) cli.Flag {
+	return &cli.StringFlag{Name: "output", Aliases: []string{"o"}, Usage: "form of the output: " + forms, Value: string(bench.Markdown)}
+}
+
+// mdOrJSON reads the form of commands that have two.
+func mdOrJSON(c *cli.Context) (asJSON bool, err error) {
+	switch form := bench.Format(c.String("output")); form {
+	case bench.Markdown, bench.JSON:
+		return form == bench.JSON, nil
+	default:
+		return false, commandUsage(c, "output %q: want md or json", form)
+	}
+}
+
+// tests are those of the flags.
+func tests(c *cli.Context) ([]bench.Test, error) {
+	config := bench.Config{
+		Prompt: c.IntSlice("n-prompt"), Gen: c.IntSlice("n-gen"), PromptGen: *c.Generic("pg").(*pairs), Depth: c.IntSlice("n-depth"),
+	}
+	list, err := config.Tests()
+	if err != nil {
+		return nil, commandUsage(c, "%s", strings.ReplaceAll(oneLine(err), "bench: ", ""))
+	}
+	return list, nil
+}
+
+// versus reads versusFlags.
+func versus(c *cli.Context) (bench.Versus, error) {
+	v := bench.Versus{Confidence: c.Float64("confidence"), Budget: c.Duration("budget"), Slice: c.Duration("slice"), Seed: c.Uint64("seed")}
+	switch {
+	case !(v.Confidence >= 0.5 && v.Confidence < 1):
+		return v, commandUsage(c, "--confidence is %v: want 0.5 or more, below 1", v.Confidence)
+	case v.Budget <= 0 || v.Slice <= 0:
+		return v, commandUsage(c, "--budget is %v and --slice %v: want times", v.Budget, v.Slice)
+	case c.Int("batch-size") < 1:
+		return v, commandUsage(c, "--batch-size is %d: want 1 or more", c.Int("batch-size"))
+	}
+	if n := len(c.IntSlice("threads")); n > 2 {
+		return v, commandUsage(c, "--threads has %d numbers: want one, or one for each side", n)
+	}
+	for _, n := range c.IntSlice("threads") {
+		if n < 1 {
+			return v, commandUsage(c, "--threads is %d: want 1 or more", n)
+		}
+	}
+	return v, nil
+}
+
+// sideThreads are the threads of side 0 or 1.
+func sideThreads(c *cli.Context, side int) int {
+	counts := threadCounts(c)
+	return counts[min(side, len(counts)-1)]
+}
+
+func (p *program) benchVersus(c *cli.Context) (err error) {
+	v, err := versus(c)
+	if err != nil {
+		return err
+	}
+	list, err := tests(c)
+	if err != nil {
+		return err
+	}
+	asJSON, err := mdOrJSON(c)
+	if err != nil {
+		return err
+	}
+	precision, margin := c.Float64("precision"), c.Float64("margin")
+	switch {
+	case c.NArg() != 2:
+		return commandUsage(c, "want two sides A and B, got %d", c.NArg())
+	case !(precision > 0) || !(margin >= 0):
+		return commandUsage(c, "--precision is %v and --margin %v: want more than 0, and 0 or more", precision, margin)
+	}
+	v.Enough = func(r stats.Ratio) bool { return r.Spread() <= precision }
+	results, err := p.compareSides(c, v, c.Args().Slice(), list)
+	if err != nil {
+		return err
+	}
+	if asJSON {
+		return p.writeJSON(results)
+	}
+	return p.printVersus(results, margin)
+}
+
+// compareSides opens both sides and runs the tests.
+func (p *program) compareSides(c *cli.Context, v bench.Versus, names []string, list []bench.Test) (results []bench.Comparison, err error) {
+	var sides [2]bench.Contender
+	defer func() { err = errors.Join(err, bench.Close(sides[:]...)) }()
+	for i, name := range names {
+		if sides[i], err = p.side(c, name, sideThreads(c, i)); err != nil {
+			return nil, err
+		}
+	}
+	progress := newProgress(p.stderr)
+	defer progress.done()
+	for _, t := range list {
+		if progress.terminal {
+			progress.begin("comparing " + t.String())
+		}
+		r, err := v.Compare(c.Context, sides[0], sides[1], t)
+		if err != nil {
+			return results, err
+		}
+		results = append(results, r)
+	}
+	return results, nil
+}
+
+// side opens one side of a comparison.
+func (p *program) side(c *cli.Context, name string, threads int) (bench.Contender, error) {
+	if command, ok := strings.CutPrefix(name, "exec:"); ok {
+		return bench.StartWorker("sh", "-c", "exec "+command)
+	}
+	if isProgram(name) {
+		if !c.IsSet("model") {
+			return nil, commandUsage(c, "%s is a program: name the model that it is to run with --model", name)
+		}
+		path, err := exec.LookPath(name)
+		if err != nil {
+			return nil, err
+		}
+		return bench.StartWorker(path, "bench", "worker", c.String("model"), "-t", strconv.Itoa(threads), "-b", strconv.Itoa(c.Int("batch-size")))
+	}
+	path, err := p.model(c, name)
+	if err != nil {
+		return nil, err
+	}
+	s, err := bench.Open(c.Context, path, runner.Options{Threads: threads, PrefillChunk: c.Int("batch-size")})
+	if err != nil {
+		return nil, err
+	}
+	return s.Contend()
+}
+
+// isProgram reports whether a file may be executed.
+func isProgram(path string) bool {
+	st, err := os.Stat(path)
+	return err == nil && st.Mode().IsRegular() && st.Mode()&0o111 != 0 && !strings.HasSuffix(path, ".onnx")
+}
+
+func (p *program) printVersus(results []bench.Comparison, margin float64) error {
+	var b strings.Builder
+	b.WriteString("| test | A, t/s | B, t/s | B to A | interval | pairs | verdict |\n|---|---:|---:|---:|---:|---:|---|\n")
+	var ratios []float64
+	for _, r := range results {
+		x, y := r.Speeds()
+		ratios = append(ratios, r.Ratio.Center)
+		fmt.Fprintf(&b, "| %v | %.2f | %.2f | %.3fx | %.3f–%.3f | %d | %s |\n", r.Test, x, y,
+			r.Ratio.Center, r.Ratio.Lo, r.Ratio.Hi, len(r.A), r.Ratio.Verdict(margin))
+	}
+	if len(results) > 1 {
+		fmt.Fprintf(&b, "| geometric mean | | | %.3fx | | | |\n", stats.GeometricMean(ratios))
+	}
+	_, err := fmt.Fprint(p.stdout, b.String())
+	return err
+}
+
+func (p *program) benchWorkerCommand() *cli.Command {
+	return &cli.Command{
+		Name:      "worker",
+		Usage:     "run the tests that another program asks for",
+		ArgsUsage: "MODEL",
+		UsageText: "qwenrt bench worker MODEL [options]",
+		Description: "What bench ab and bench gate start to measure another build of qwenrt; other runtimes may answer in the same way.\n" +
+			"It reads tests from standard input, a JSON object a line such as {\"n_prompt\": 0, \"n_gen\": 4, \"n_depth\": 128}, runs\n" +
+			"each once, and answers {\"ns\": 104857600} or {\"error\": \"...\"}. A test that begins at the depth where the last one\n" +
+			"ended goes on from there.",
+		Flags: slices.Concat([]cli.Flag{
+			&cli.IntFlag{Name: "threads", Aliases: []string{"t"}, Usage: "CPU threads (default: the CPUs that this process may use)"},
+			&cli.IntFlag{Name: "batch-size", Aliases: []string{"b"}, Usage: "tokens of prefill that are run at once", Value: runner.DefaultPrefillChunk},
+		}, hubFlags()),
+		Action: func(c *cli.Context) error {
+			arg, err := argument(c)
+			if err != nil {
+				return err
+			}
+			path, err := p.model(c, arg)
+			if err != nil {
+				return err
+			}
+			s, err := bench.Open(c.Context, path, runner.Options{Threads: c.Int("threads"), PrefillChunk: c.Int("batch-size")})
+			if err != nil {
+				return err
+			}
+			side, err := s.Contend()
+			if err != nil {
+				return errors.Join(err, s.Close())
+			}
+			return errors.Join(bench.Serve(c.Context, side, p.stdin, p.stdout), side.Close())
+		},
+	}
+}
+
+func (p *program) benchCompareCommand() *cli.Command {
+	return &cli.Command{
+		Name:      "compare",
+		Usage:     "compare the results of two runs",
+		ArgsUsage: "OLD NEW",
+		UsageText: "qwenrt bench compare OLD NEW [options]",
+		Description: "OLD and NEW are files that qwenrt bench -o json or -o jsonl wrote, or llama-bench. Tests with the same settings are\n" +
+			"compared: the ratio is Hodges and Lehmann's, its interval that of the Mann-Whitney test. Runs that lie apart in\n" +
+			"time met another machine each; bench ab compares more exactly.\n\n" +
+			"Example: qwenrt bench compare old.json new.json",
+		Flags: []cli.Flag{
+			&cli.Float64Flag{Name: "confidence", Usage: "that the interval holds the ratio", Value: 0.95},
+			&cli.Float64Flag{Name: "margin", Usage: "a difference that does not count", Value: 0.01},
+			formatFlag("md or json"),
+		},
+		Action: p.benchCompare,
+	}
+}
+
+func (p *program) benchCompare(c *cli.Context) error {
+	asJSON, err := mdOrJSON(c)
+	if err != nil {
+		return err
+	}
+	confidence, margin := c.Float64("confidence"), c.Float64("margin")
+	switch {
+	case c.NArg() != 2:
+		return commandUsage(c, "want two files OLD and NEW, got %d", c.NArg())
+	case !(confidence >= 0.5 && confidence < 1) || !(margin >= 0):
+		return commandUsage(c, "--confidence is %v and --margin %v: want 0.5 or more, below 1, and 0 or more", confidence, margin)
+	}
+	var sets [2][]bench.Record
+	for i, path := range c.Args().Slice() {
+		if sets[i], err = bench.ReadFile(path); err != nil {
+			return err
+		}
+	}
+	changes := bench.Changes(sets[0], sets[1], confidence)
+	if len(changes) == 0 {
+		return errors.New("the files have no test with the same settings")
+	}
+	if asJSON {
+		return p.writeJSON(changes)
+	}
+	return p.printChanges(changes, margin)
+}
+
+func (p *program) printChanges(changes []bench.Change, margin float64) error {
+	var b strings.Builder
+	b.WriteString("| model | threads | test | old, t/s | new, t/s | new to old | interval | p | runs | verdict |\n|---|---:|---|---:|---:|---:|---:|---:|---:|---|\n")
+	var ratios []float64
+	for _, r := range changes {
+		ratios = append(ratios, r.Ratio.Center)
+		fmt.Fprintf(&b, "| %s | %d | %v | %.2f | %.2f | %.3fx | %.3f–%.3f | %.3f | %d+%d | %s |\n", r.Model, r.Threads, r.Test, r.Old, r.New,
+			r.Ratio.Center, r.Ratio.Lo, r.Ratio.Hi, r.Ratio.P, r.OldRuns, r.NewRuns, r.Ratio.Verdict(margin))
+	}
+	fmt.Fprintf(&b, "| geometric mean | | | | | %.3fx | | | | |\n", stats.GeometricMean(ratios))
+	_, err := fmt.Fprint(p.stdout, b.String())
+	return err
+}
