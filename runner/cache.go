@@ -201,5 +201,35 @@ func (c *cache) truncate(length, n int) error {
 	return nil
 }
 
+// begin prepares an empty cache to be filled with n tokens. A shared one has room for them.
+func (c *cache) begin(n int) error {
+	if c.layout.shared {
+		return nil
+	}
+	closeAll(c.past)
+	for i := range c.past {
+		t, err := c.tensor(n)
+		if err != nil {
+			return err
+		}
+		c.past[i] = t
+	}
+	return nil
+}
+
+// spans calls f for each head of all keys and values with where tokens from to to are in the cache, and with
+// their place in data, which has nothing but those tokens, in the same order.
+func (c *cache) spans(from, to int, data []byte, f func(cache, data []byte)) {
+	row, heads := c.layout.rowBytes(), int(c.layout.kvHeads)
+	size := (to - from) * row
+	for _, t := range c.past {
+		b := t.Bytes()
+		for h := range heads {
+			f(b[h*len(b)/heads+from*row:][:size], data[:size])
+			data = data[size:]
+		}
+	}
+}
+
 // rowBytes is what one token's keys or values take in one head.
 func (l *layout) rowBytes() int { return int(l.headDim) * l.kvType.Bits() / 8 }

@@ -19,6 +19,8 @@ type decoder interface {
 	Watch(ctx context.Context) (stop func())
 	// fork gives another decoder with the same tokens.
 	fork() (decoder, error)
+	// cached is the number of tokens that the last Prefill had from the prefix cache.
+	cached() int
 	Close()
 }
 
@@ -35,8 +37,11 @@ func (r *Runner) newDecoder(ctx context.Context) (decoder, error) {
 	if err != nil {
 		return nil, err
 	}
+	s.prefix = r.prefix
 	return s, nil
 }
+
+func (s *Sequence) cached() int { return s.hit }
 
 func (s *Sequence) fork() (decoder, error) {
 	f, err := s.Fork()

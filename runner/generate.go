@@ -236,6 +236,7 @@ func (g *generation) last(reason Reason) Event {
 		ev.Result.GeneratedTokens = len(g.tokens) - g.prompt
 		ev.Result.TTFT = g.first.Sub(g.start)
 		ev.Result.PromptPerSecond = rate(g.prompt, g.prefill)
+		ev.Result.CachedTokens = g.seq.cached()
 	}
 	if g.stream != nil {
 		ev.Text = g.stream.Flush()

@@ -69,10 +69,11 @@ const (
 type Result struct {
 	Reason          Reason
 	PromptTokens    int
+	CachedTokens    int           // of them, those that Options.PrefixCache had
 	GeneratedTokens int           // the end token not counted
 	TTFT            time.Duration // time to first token: from the call on
 	Total           time.Duration
-	// PromptPerSecond is the speed of prefill in tokens per second, TokensPerSecond that of decoding:
+	// PromptPerSecond is the speed of prefill in tokens per second, cached ones included, TokensPerSecond that of decoding:
 	// the tokens behind the first, the end token included, over the time that they took, the caller's
 	// between them included. 0 where there was nothing to measure.
 	PromptPerSecond, TokensPerSecond float64

@@ -38,6 +38,9 @@ type Options struct {
 	Slots int
 	// Queue is how many generations may wait for a slot; one more fails with ErrBusy. Default: 64.
 	Queue int
+	// PrefixCache is the memory in bytes for keys and values of earlier prompts and answers: a prompt that
+	// begins as one of them runs the rest only. See Info.KVBytes. Default: 0, none are kept.
+	PrefixCache int64
 	// ProfilePrefix, if set, begins the name of a profile in the Trace Event format that ONNX Runtime
 	// writes when the runner is closed.
 	ProfilePrefix string
@@ -61,6 +64,9 @@ func (o *Options) validate() error {
 			faults = append(faults, fmt.Sprintf("%s is %d", f.name, f.value))
 		}
 	}
+	if o.PrefixCache < 0 {
+		faults = append(faults, fmt.Sprintf("PrefixCache is %d", o.PrefixCache))
+	}
 	if len(faults) > 0 {
 		return fmt.Errorf("runner: options: %s: want 0 for the default, or a positive number", strings.Join(faults, ", "))
 	}
@@ -82,6 +88,7 @@ type Runner struct {
 	tmplErr  error
 
 	scheduler  *scheduler     // nil: each generation has runs of its own
+	prefix     *prefixCache   // nil: none
 	vocabulary lazyVocabulary // for constraints
 
 	mu          sync.Mutex
@@ -279,6 +286,9 @@ func (r *Runner) describe(threads int) {
 }
 
 func (r *Runner) schedule(o Options, file string) error {
+	if o.PrefixCache > 0 {
+		r.prefix = newPrefixCache(r.layout, o.PrefixCache)
+	}
 	if o.Slots == 0 {
 		return nil
 	}
@@ -313,6 +323,9 @@ func (r *Runner) Close() error {
 	r.generations.Wait()
 	if r.scheduler != nil {
 		r.scheduler.close()
+	}
+	if r.prefix != nil {
+		r.prefix.close()
 	}
 	if r.session != nil {
 		r.session.Close()

@@ -53,6 +53,7 @@ type slot struct {
 	watched context.Context // nil: none
 	done    chan error      // of the job; capacity 1
 	place   chan error      // of the queue; capacity 1
+	hit     int             // tokens that the last prompt had from the prefix cache
 	logits  []float32       // [vocabulary], or as many rows as a job asked for
 	one     [1]int32
 
@@ -272,10 +273,19 @@ func (t *slot) Close() {
 	if t.at < 0 {
 		return
 	}
+	t.s.store(t.seq())
 	t.seq().tokens = t.seq().tokens[:0]
 	t.s.owners[t.at], t.at = nil, -1
 	t.s.admit()
 	t.s.signal()
+}
+
+func (t *slot) cached() int { return t.hit }
+
+func (s *scheduler) store(p *Sequence) {
+	if s.r.prefix != nil {
+		s.r.prefix.store(p)
+	}
 }
 
 // do has the loop do a job, and waits for it.
@@ -424,6 +434,14 @@ func (s *scheduler) runAlone(t *slot, others bool) {
 		s.finish(t, err)
 		return
 	}
+	if p.Len() == 0 && s.r.prefix != nil {
+		hit, err := s.r.prefix.load(p, j.tokens)
+		if err != nil {
+			s.finish(t, wrap(err))
+			return
+		}
+		t.hit, j.next = hit, hit
+	}
 	n := min(len(j.tokens)-j.next, s.r.chunk)
 	if others {
 		n = min(n, interleavedChunk)
@@ -447,6 +465,7 @@ func (s *scheduler) runAlone(t *slot, others bool) {
 		s.finish(t, err)
 	case j.next == len(j.tokens):
 		t.keep(p, rows)
+		s.store(p)
 		s.finish(t, nil)
 		s.patience = time.Now().Add(s.grace)
 	}

@@ -16,6 +16,8 @@ type Sequence struct {
 	feed   // its runner is nil once the sequence is closed
 	cache  cache
 	tokens []int32
+	prefix *prefixCache // that prompts begin with; nil: none
+	hit    int          // tokens that the last prompt had from there
 }
 
 // NewSequence starts an empty sequence. Close it: the garbage collector does not see its memory.
@@ -36,6 +38,9 @@ func (r *Runner) NewSequence() (*Sequence, error) {
 func (s *Sequence) Close() {
 	if s.r == nil {
 		return
+	}
+	if s.prefix != nil {
+		s.prefix.store(s)
 	}
 	s.feed.close()
 	s.cache.close()
@@ -149,10 +154,37 @@ var errSequenceClosed = fmt.Errorf("runner: sequence: %w", ErrClosed)
 //
 // Errors: ErrContext, ErrToken, ErrRequest (no tokens), ErrClosed, and the context's.
 func (s *Sequence) Prefill(ctx context.Context, tokens []int32) ([]float32, error) {
-	if err := s.extend(ctx, tokens, nil); err != nil {
+	known, err := s.recall(tokens)
+	if err != nil {
 		return nil, err
 	}
+	if err := s.extend(ctx, tokens[known:], nil); err != nil {
+		if back := s.Truncate(s.Len() - known); back != nil {
+			err = fmt.Errorf("%w; %w", err, back)
+		}
+		return nil, err
+	}
+	if s.prefix != nil {
+		s.prefix.store(s)
+	}
 	return s.row(s.rows - 1), nil
+}
+
+// recall takes what the prefix cache has of a prompt, and says of how many tokens.
+func (s *Sequence) recall(tokens []int32) (int, error) {
+	s.hit = 0
+	if s.prefix == nil || s.Len() > 0 {
+		return 0, nil
+	}
+	if err := s.admit(tokens); err != nil {
+		return 0, err
+	}
+	if err := s.reserve(len(tokens)); err != nil {
+		return 0, err
+	}
+	var err error
+	s.hit, err = s.prefix.load(s, tokens)
+	return s.hit, wrap(err)
 }
 
 // Score appends tokens and calls row for each of them, in order, with the logits [vocabulary] behind it.
