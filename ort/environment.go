@@ -60,6 +60,10 @@ type runtimeLibrary struct {
 	providers []string
 	env       *capi.Env
 	cpu       *capi.MemoryInfo
+	plugins   struct { // provider libraries that have been loaded, by name
+		sync.Mutex
+		paths map[string]string
+	}
 }
 
 var (

@@ -1,6 +1,7 @@
 package ort
 
 import (
+	_ "embed"
 	"errors"
 	"fmt"
 	"maps"
@@ -15,17 +16,49 @@ import (
 
 // RegisterProviderLibrary loads a plug-in execution provider from the shared
 // library at path, under a name of the caller's choice. Sessions then take the
-// provider by the name it gives itself.
+// provider by the name it gives itself. ONNX Runtime keeps it for the life of the process: registering
+// the same again does nothing, and another library under a name that is taken is an error.
+//
+// Errors: ErrProvider, ErrInvalidArgument.
 func RegisterProviderLibrary(name, path string) error {
-	if _, err := current(); err != nil {
+	lib, err := current()
+	if err != nil {
 		return err
 	}
 	if name == "" || hasZero(name) || hasZero(path) {
 		return invalid("provider library %q at %q", name, path)
 	}
+	lib.plugins.Lock()
+	defer lib.plugins.Unlock()
+	if known, ok := lib.plugins.paths[name]; ok {
+		if known != path {
+			return fmt.Errorf("ort: %w %s: loaded from %s already, not from %s", ErrProvider, name, known, path)
+		}
+		return nil
+	}
 	if err := binding.RegisterExecutionProviderLibrary(name, path); err != nil {
 		return fmt.Errorf("ort: load provider %s from %s: %w: %s", name, path, ErrProvider, capi.OneLine(err.Error()))
 	}
+	if lib.plugins.paths == nil {
+		lib.plugins.paths = map[string]string{}
+	}
+	lib.plugins.paths[name] = path
+	return nil
+}
+
+// identity is a model of one node, y = Identity(x).
+//
+//go:embed identity.onnx
+var identity []byte
+
+// Probe reports whether a session with the execution provider can be created on this machine: whether the library has
+// it, what it needs is installed, and the device is there. The error is ErrProvider, or one of those of NewSession.
+func Probe(p Provider) error {
+	s, err := NewSessionFromBytes(identity, SessionConfig{Providers: []Provider{p}, Threads: 1})
+	if err != nil {
+		return err
+	}
+	s.Close()
 	return nil
 }
 

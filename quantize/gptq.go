@@ -34,9 +34,9 @@ var ErrHessian = errors.New("calibration statistics are not positive definite")
 type GPTQOptions struct {
 	// Damping is added to the diagonal of H, in units of its mean: it keeps corrections small where
 	// calibration has seen little. Default DefaultDamping; up to 1.
-	Damping float64
+	Damping float64 `yaml:"damping"`
 	// InOrder rounds inputs in the order in which they are stored, not in the order of H's diagonal.
-	InOrder bool
+	InOrder bool `yaml:"in_order"`
 }
 
 // DefaultDamping is what the paper takes.

@@ -120,6 +120,15 @@ func (r Rule) String() string {
 	return r.Match + "=" + strings.Join(parts, ":")
 }
 
+// MarshalText is String, and UnmarshalText ParseRule, for files of settings.
+func (r Rule) MarshalText() ([]byte, error) { return []byte(r.String()), nil }
+
+// UnmarshalText reads what ParseRule reads.
+func (r *Rule) UnmarshalText(text []byte) (err error) {
+	*r, err = ParseRule(string(text))
+	return err
+}
+
 // faults lists what is wrong with the rule whatever the options are; what it makes of them is checked
 // where it is applied.
 func (r Rule) faults() []error {

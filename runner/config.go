@@ -16,7 +16,8 @@ import (
 
 // modelConfig is what the JSON files beside a model say about running it.
 type modelConfig struct {
-	context  int64 // 0 if no file tells; so the next two
+	context  int64 // 0 if no file tells; so the next three
+	heads    int64 // of queries
 	kvHeads  int64
 	headDim  int64
 	stop     []int32 // end-of-sequence tokens
@@ -66,6 +67,7 @@ func (t *ids) UnmarshalJSON(b []byte) error {
 func readConfig(dir string) (modelConfig, error) {
 	var config struct {
 		Context int64 `json:"max_position_embeddings"`
+		Heads   int64 `json:"num_attention_heads"`
 		KVHeads int64 `json:"num_key_value_heads"`
 		HeadDim int64 `json:"head_dim"`
 		EOS     ids   `json:"eos_token_id"`
@@ -75,6 +77,7 @@ func readConfig(dir string) (modelConfig, error) {
 			Context int64 `json:"context_length"`
 			EOS     ids   `json:"eos_token_id"`
 			Decoder struct {
+				Heads   int64 `json:"num_attention_heads"`
 				KVHeads int64 `json:"num_key_value_heads"`
 				HeadDim int64 `json:"head_size"`
 			} `json:"decoder"`
@@ -96,6 +99,7 @@ func readConfig(dir string) (modelConfig, error) {
 	c := modelConfig{
 		// onnxruntime-genai's is the context as yarn stretches it, which config.json may leave at the original.
 		context: max(config.Context, genai.Model.Context),
+		heads:   cmp.Or(genai.Model.Decoder.Heads, config.Heads),
 		kvHeads: cmp.Or(genai.Model.Decoder.KVHeads, config.KVHeads),
 		headDim: cmp.Or(genai.Model.Decoder.HeadDim, config.HeadDim),
 	}

@@ -6,6 +6,8 @@ import (
 	"errors"
 	"fmt"
 	"io/fs"
+	"maps"
+	"math"
 	"os"
 	"path/filepath"
 	"slices"
@@ -30,6 +32,13 @@ type Options struct {
 	// PrefillChunk is the number of prompt tokens that are run at once. Larger chunks use more memory for
 	// activations; a cancelled prefill ends sooner with small ones. Default: 512.
 	PrefillChunk int
+	// ScoresBytes, if positive, makes chunks smaller where the scores of one layer's attention, [query heads,
+	// chunk, total] in float32, would take more than that. Default: PrefillChunk alone decides.
+	ScoresBytes int64
+	// ReserveContext gives a sequence room for the whole context when it is opened, so that its buffers are
+	// bound once and never grow. Memory that is not used is not resident on most systems, but counts as
+	// reserved; see MaxContext. Graphs without a shared cache grow all the same.
+	ReserveContext bool
 	// MaxContext bounds prompt and answer together, below what the model allows. Default: the model's own.
 	MaxContext int
 	// Slots is how many generations share the runs of the session, a row of a batch each: together they are
@@ -44,6 +53,14 @@ type Options struct {
 	// ProfilePrefix, if set, begins the name of a profile in the Trace Event format that ONNX Runtime
 	// writes when the runner is closed.
 	ProfilePrefix string
+	// Optimization is ONNX Runtime's own graph optimization. Default: all of it.
+	Optimization ort.Optimization
+	// OptimizedModel is the model as ONNX Runtime has optimised it before (ort.SessionConfig.OptimizedModelPath),
+	// which the session then loads in its place, without optimising again. Names, configuration and tokenizer
+	// still come from the model itself.
+	OptimizedModel string
+	// Spin says how idle threads wait; see ort.SessionConfig.
+	Spin ort.Spin
 	// ConfigEntries are further settings of the session; see ort.SessionConfig.
 	ConfigEntries map[string]string
 }
@@ -59,7 +76,10 @@ func (o *Options) validate() error {
 	for _, f := range []struct {
 		name  string
 		value int
-	}{{"Threads", o.Threads}, {"PrefillChunk", o.PrefillChunk}, {"MaxContext", o.MaxContext}, {"Slots", o.Slots}, {"Queue", o.Queue}} {
+	}{
+		{"Threads", o.Threads}, {"PrefillChunk", o.PrefillChunk}, {"ScoresBytes", int(o.ScoresBytes)}, {"MaxContext", o.MaxContext},
+		{"Slots", o.Slots}, {"Queue", o.Queue},
+	} {
 		if f.value < 0 {
 			faults = append(faults, fmt.Sprintf("%s is %d", f.name, f.value))
 		}
@@ -80,6 +100,8 @@ type Runner struct {
 	layout   *layout
 	config   modelConfig
 	chunk    int
+	scores   int64 // most bytes of attention scores in a chunk; 0 is no bound
+	reserve  bool  // sequences have room for the whole context
 	context  int
 	info     Info
 	tok      *tokenizer.Tokenizer // nil where the folder has none
@@ -105,8 +127,10 @@ type Info struct {
 	Vocabulary    int // rows of the logits; the tokenizer may know fewer tokens
 	ContextLength int // tokens that prompt and answer may have together
 	KVType        string
-	SharedKV      bool // past and present are one buffer, so a step copies nothing
-	LastLogits    bool // the graph computes only the rows of logits that are asked for
+	SharedKV      bool  // past and present are one buffer, so a step copies nothing
+	LastLogits    bool  // the graph computes only the rows of logits that are asked for
+	PrefillChunk  int   // tokens of a prompt that are run at once, at most
+	ScoresBytes   int64 // bound of one layer's attention scores, which makes chunks smaller; 0 is none
 	Threads       int
 	ORTVersion    string // ONNX Runtime's version
 	StopTokens    []int32
@@ -132,7 +156,10 @@ func Open(ctx context.Context, path string, o Options) (*Runner, error) {
 	if err != nil {
 		return nil, err
 	}
-	r := &Runner{dir: configDir(file), chunk: cmp.Or(o.PrefillChunk, DefaultPrefillChunk)}
+	r := &Runner{
+		dir: configDir(file), chunk: cmp.Or(o.PrefillChunk, DefaultPrefillChunk),
+		scores: o.ScoresBytes, reserve: o.ReserveContext,
+	}
 	if err := r.load(ctx, file, o); err != nil {
 		_ = r.Close() // what matters is why there is nothing to close
 		return nil, err
@@ -221,14 +248,8 @@ func (r *Runner) load(ctx context.Context, file string, o Options) error {
 	if err := ctx.Err(); err != nil {
 		return wrap(err)
 	}
-	threads := cmp.Or(o.Threads, ort.DefaultThreads())
-	r.session, err = ort.NewSession(file, ort.SessionConfig{
-		Providers: o.Providers, Threads: threads, ProfilePrefix: o.ProfilePrefix, ConfigEntries: o.ConfigEntries,
-		// Every step has lengths of its own, so a pattern of activations is never used twice: laying one out
-		// and keeping it costs time and memory at each token.
-		NoMemPattern: true,
-	})
-	if err != nil {
+	conf := SessionConfig(o)
+	if r.session, err = ort.NewSession(cmp.Or(o.OptimizedModel, file), conf); err != nil {
 		return wrap(err)
 	}
 	if r.layout, err = readLayout(r.session, model, config); err != nil {
@@ -244,8 +265,26 @@ func (r *Runner) load(ctx context.Context, file string, o Options) error {
 		r.tmplErr = wrap(err)
 	}
 	r.setContext(o.MaxContext)
-	r.describe(threads)
+	r.describe(conf.Threads)
 	return r.schedule(o, file)
+}
+
+// SessionConfig is how the sessions of runners are configured: with o, and with what decoding wants.
+func SessionConfig(o Options) ort.SessionConfig {
+	c := ort.SessionConfig{
+		Providers: o.Providers, Threads: cmp.Or(o.Threads, ort.DefaultThreads()), Spin: o.Spin,
+		Optimization: o.Optimization, ProfilePrefix: o.ProfilePrefix,
+		// Every step has lengths of its own, so a pattern of activations is never used twice: laying one out
+		// and keeping it costs time and memory at each token.
+		NoMemPattern: true,
+		// Weights are put into the form that kernels want on all threads, rather than on one.
+		ConfigEntries: map[string]string{"session.prepack.enable_parallel": "1"},
+	}
+	if o.OptimizedModel != "" {
+		c.Optimization = ort.OptimizeNone
+	}
+	maps.Copy(c.ConfigEntries, o.ConfigEntries)
+	return c
 }
 
 // unknownContext is the context length of a model whose files do not tell it.
@@ -277,6 +316,8 @@ func (r *Runner) describe(threads int) {
 		KVType:        l.kvType.String(),
 		SharedKV:      l.shared,
 		LastLogits:    l.keep,
+		PrefillChunk:  r.chunk,
+		ScoresBytes:   r.scores,
 		Threads:       threads,
 		ORTVersion:    ort.Version(),
 		StopTokens:    r.config.stop,
@@ -297,6 +338,17 @@ func (r *Runner) schedule(o Options, file string) error {
 	}
 	r.scheduler = newScheduler(r, o.Slots, cmp.Or(o.Queue, DefaultQueue))
 	return nil
+}
+
+// chunkAt is how many tokens are run at once behind past others.
+func (r *Runner) chunkAt(past int) int {
+	if r.scores <= 0 || r.config.heads <= 0 {
+		return r.chunk
+	}
+	// n with heads * n * (past+n) * 4 bytes, the scores of a layer, in the bound; one token always runs.
+	most, p := float64(r.scores)/float64(4*r.config.heads), float64(past)
+	n := (math.Sqrt(p*p+4*most) - p) / 2
+	return min(r.chunk, max(1, int(n)))
 }
 
 // Info describes the model.

@@ -31,6 +31,12 @@ func (r *Runner) NewSequence() (*Sequence, error) {
 		s.Close()
 		return nil, wrap(err)
 	}
+	if r.reserve && r.layout.shared {
+		if err := s.reserve(r.context); err != nil {
+			s.Close()
+			return nil, err
+		}
+	}
 	return s, nil
 }
 
@@ -223,7 +229,7 @@ func (s *Sequence) extend(ctx context.Context, tokens []int32, row func(i int, l
 		return err
 	}
 	for done := 0; done < len(tokens); {
-		n := min(len(tokens)-done, s.r.chunk)
+		n := min(len(tokens)-done, s.r.chunkAt(s.Len()))
 		if err := s.chunk(ctx, tokens[done:done+n], done, row); err != nil {
 			if back := s.Truncate(before); back != nil {
 				err = fmt.Errorf("%w; %w", err, back)

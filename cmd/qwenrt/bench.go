@@ -12,6 +12,7 @@ import (
 
 	"github.com/qwenrt/qwenrt/ort"
 	"github.com/qwenrt/qwenrt/runner"
+	"github.com/qwenrt/qwenrt/runner/accelerate"
 	"github.com/qwenrt/qwenrt/runner/bench"
 )
 
@@ -37,7 +38,7 @@ func (p *program) benchCommand() *cli.Command {
 			&cli.Uint64Flag{Name: "seed", Usage: "of the random tokens"},
 			&cli.StringFlag{Name: "output", Aliases: []string{"o"}, Usage: "form of the output: md, json, jsonl or csv", Value: string(bench.Markdown)},
 			&cli.BoolFlag{Name: "overhead", Usage: "measure instead what qwenrt adds to ONNX Runtime's time in a decode step, at the first -n, -d"},
-		}, hubFlags()),
+		}, runFlags(), hubFlags()),
 		Action: p.bench,
 		Subcommands: []*cli.Command{
 			p.benchCompareCommand(),
@@ -56,14 +57,14 @@ func (p *program) bench(c *cli.Context) error {
 	if err != nil {
 		return err
 	}
-	path, err := p.model(c, arg)
+	prepared, err := p.prepare(c, arg)
 	if err != nil {
 		return err
 	}
 	if c.Bool("overhead") {
-		return p.benchOverhead(c, path)
+		return p.benchOverhead(c, prepared)
 	}
-	return p.benchSpeed(c, path, config)
+	return p.benchSpeed(c, prepared, config)
 }
 
 // benchConfig reads the flags, and finds what is wrong with them before a model is made or opened.
@@ -110,21 +111,21 @@ func threadCounts(c *cli.Context) []int {
 	return []int{ort.DefaultThreads()}
 }
 
-func (p *program) benchSpeed(c *cli.Context, path string, config bench.Config) (err error) {
+func (p *program) benchSpeed(c *cli.Context, m *accelerate.Prepared, config bench.Config) (err error) {
 	w, err := bench.NewWriter(p.stdout, bench.Format(c.String("output")))
 	if err != nil {
 		return err
 	}
 	defer func() { err = errors.Join(err, w.Close()) }() // what was measured before an error stays readable
 	for _, threads := range threadCounts(c) {
-		if err := p.benchThreads(c, path, threads, config, w); err != nil {
+		if err := p.benchThreads(c, m, threads, config, w); err != nil {
 			return err
 		}
 	}
 	return nil
 }
 
-func (p *program) benchThreads(c *cli.Context, path string, threads int, config bench.Config, w *bench.Writer) error {
+func (p *program) benchThreads(c *cli.Context, m *accelerate.Prepared, threads int, config bench.Config, w *bench.Writer) error {
 	progress := newProgress(p.stderr)
 	defer progress.done()
 	show := func(format string, args ...any) {
@@ -133,7 +134,9 @@ func (p *program) benchThreads(c *cli.Context, path string, threads int, config 
 		}
 	}
 	show("loading")
-	s, err := bench.Open(c.Context, path, runner.Options{Threads: threads, PrefillChunk: c.Int("prefill-chunk")})
+	o := m.Options
+	o.Threads = threads
+	s, err := bench.Open(c.Context, m.File, o)
 	if err != nil {
 		return err
 	}
@@ -155,11 +158,13 @@ func (p *program) benchThreads(c *cli.Context, path string, threads int, config 
 	return errors.Join(err, writing)
 }
 
-func (p *program) benchOverhead(c *cli.Context, path string) error {
+func (p *program) benchOverhead(c *cli.Context, m *accelerate.Prepared) error {
 	test := bench.Test{Gen: c.IntSlice("n-gen")[0], Depth: c.IntSlice("n-depth")[0]}
 	results := []bench.Overhead{}
 	for _, threads := range threadCounts(c) {
-		o, err := bench.MeasureOverhead(c.Context, path, runner.Options{Threads: threads}, test)
+		options := m.Options
+		options.Threads = threads
+		o, err := bench.MeasureOverhead(c.Context, m.File, options, test)
 		if err != nil {
 			return err
 		}

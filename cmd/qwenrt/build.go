@@ -8,7 +8,6 @@ import (
 
 	"github.com/urfave/cli/v2"
 
-	"github.com/qwenrt/qwenrt/graphopt"
 	"github.com/qwenrt/qwenrt/quantize"
 	"github.com/qwenrt/qwenrt/quantize/calib"
 	"github.com/qwenrt/qwenrt/runner/accelerate"
@@ -96,6 +95,9 @@ func quantizeConfig(c *cli.Context, conf *accelerate.Config) error {
 		conf.Scale, err = quantize.ParseScale(c.String("scale"))
 		fault(err)
 	}
+	if c.IsSet("rule") {
+		conf.Rules = nil // those of a configuration file give way
+	}
 	for _, s := range c.StringSlice("rule") {
 		r, err := quantize.ParseRule(s)
 		fault(err)
@@ -116,44 +118,22 @@ func quantizeConfig(c *cli.Context, conf *accelerate.Config) error {
 	if c.IsSet("accuracy-level") {
 		conf.AccuracyLevel = c.Int("accuracy-level")
 	}
-	conf.HalfScales = c.Bool("half-scales")
-	conf.TargetBits = c.Float64("target-bits")
-	conf.Calibration = accelerate.Calibration{
-		File: c.String("calibration"), Samples: c.Int("samples"), Length: c.Int("seq-len"), Seed: c.Uint64("seed"),
-		Statistics: c.String("statistics"), GPTQ: quantize.GPTQOptions{Damping: c.Float64("damping"), InOrder: c.Bool("in-order")},
+	over(c, "half-scales", &conf.HalfScales, c.Bool)
+	over(c, "target-bits", &conf.TargetBits, c.Float64)
+	k := &conf.Calibration
+	over(c, "calibration", &k.File, c.String)
+	over(c, "samples", &k.Samples, c.Int)
+	over(c, "seq-len", &k.Length, c.Int)
+	if c.Value("samples") != nil { // elsewhere the seed is that of something else
+		over(c, "seed", &k.Seed, c.Uint64)
 	}
+	over(c, "statistics", &k.Statistics, c.String)
+	over(c, "damping", &k.GPTQ.Damping, c.Float64)
+	over(c, "in-order", &k.GPTQ.InOrder, c.Bool)
 	if len(faults) > 0 {
 		return commandUsage(c, "%s", strings.Join(faults, "; "))
 	}
 	return nil
-}
-
-// config reads those flags of a command that it has.
-func config(c *cli.Context) (accelerate.Config, error) {
-	conf := accelerate.Config{
-		DType:   accelerate.DType(c.String("dtype")),
-		Target:  graphopt.Target(c.String("target")),
-		Passes:  c.StringSlice("passes"),
-		Disable: c.StringSlice("disable"),
-
-		KeepFloat32:  c.StringSlice("keep-fp32"),
-		NarrowLogits: c.Bool("narrow-logits"),
-		Lenient:      c.Bool("lenient"),
-		Sequence:     c.Int64("sequence"),
-		Total:        c.Int64("total"),
-	}
-	for _, name := range []string{"precision", "algo", "scale", "dtype", "target", "calibration", "statistics"} {
-		if c.IsSet(name) && c.String(name) == "" {
-			return conf, commandUsage(c, "--%s is empty", name)
-		}
-	}
-	if err := quantizeConfig(c, &conf); err != nil {
-		return conf, err
-	}
-	if err := conf.Validate(); err != nil {
-		return conf, commandUsage(c, "%s", strings.TrimPrefix(err.Error(), "accelerate: "))
-	}
-	return conf, nil
 }
 
 func (p *program) buildCommand() *cli.Command {
@@ -164,7 +144,7 @@ func (p *program) buildCommand() *cli.Command {
 		UsageText: "qwenrt build HF_DIR -o OUT [options]",
 		Description: "The same as export, optimize and quantize in a row, without folders in between.\n" + checkpointHelp + "\n\n" +
 			"Example: qwenrt build Qwen3-0.6B -o qwen3-int4",
-		Flags: slices.Concat(outputFlags(), exportFlags(), optimizeFlags(), quantizeFlags(accelerate.Precisions()), hubFlags(), []cli.Flag{
+		Flags: slices.Concat(outputFlags(), exportFlags(), optimizeFlags(), quantizeFlags(accelerate.Precisions()), configFlags(), graphFlags(), hubFlags(), []cli.Flag{
 			&cli.StringSliceFlag{Name: "disable", Usage: "passes of the optimiser to leave out, as `NAME,...`"},
 			boolFlag("lenient", "go on where the target has no kernel, and say so"),
 		}),

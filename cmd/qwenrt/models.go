@@ -36,33 +36,60 @@ func hubFlags() []cli.Flag {
 
 // model finds the .onnx file that arg stands for, and makes it where need be.
 func (p *program) model(c *cli.Context, arg string) (string, error) {
-	if exists(arg) {
-		file, err := folder.ModelFile(arg)
-		if err == nil {
-			return file, nil
-		}
-		if !errors.Is(err, folder.ErrNoModel) {
-			return "", err
-		}
-		if !isCheckpoint(arg) {
-			return "", fmt.Errorf("%w, and no checkpoint (config.json and *.safetensors) either", err)
-		}
-	}
-	source, err := p.checkpoint(c, arg)
+	prepared, err := p.prepare(c, arg)
 	if err != nil {
 		return "", err
+	}
+	return prepared.File, nil
+}
+
+// prepare makes what is missing of the model that arg stands for, as flags say.
+func (p *program) prepare(c *cli.Context, arg string) (prepared *accelerate.Prepared, err error) {
+	err = p.accelerate(c, arg, func(from accelerate.Source, conf accelerate.Config, e accelerate.Events) error {
+		prepared, err = accelerate.Prepare(c.Context, from, conf, e)
+		return err
+	})
+	return prepared, err
+}
+
+// open opens what arg stands for, as flags say.
+func (p *program) open(c *cli.Context, arg string) (m *accelerate.Model, err error) {
+	err = p.accelerate(c, arg, func(from accelerate.Source, conf accelerate.Config, e accelerate.Events) error {
+		m, err = accelerate.Open(c.Context, from, conf, e)
+		return err
+	})
+	return m, err
+}
+
+// accelerate shows the progress of work on the model that arg stands for.
+func (p *program) accelerate(c *cli.Context, arg string, work func(accelerate.Source, accelerate.Config, accelerate.Events) error) error {
+	conf, err := config(c)
+	if err != nil {
+		return err
+	}
+	from, err := p.source(c, arg)
+	if err != nil {
+		return err
 	}
 	progress := newProgress(p.stderr)
 	defer progress.done()
-	dir, built, err := accelerate.Cached(c.Context, source, accelerate.Config{}, progress.events())
-	if err != nil {
-		return "", err
+	events := progress.events()
+	events.Built = func(r *accelerate.Report) {
+		progress.done()
+		fmt.Fprintln(p.stderr, summary(r))
 	}
-	progress.done()
-	if built != nil {
-		fmt.Fprintln(p.stderr, summary(built))
+	return work(from, conf, events)
+}
+
+// source is what arg stands for: a model that is made already, or a checkpoint.
+func (p *program) source(c *cli.Context, arg string) (accelerate.Source, error) {
+	if !exists(arg) {
+		return p.checkpoint(c, arg)
 	}
-	return filepath.Join(dir, folder.ModelName), nil
+	if _, err := folder.ModelFile(arg); errors.Is(err, folder.ErrNoModel) && !isCheckpoint(arg) {
+		return accelerate.Source{}, fmt.Errorf("%w, and no checkpoint (config.json and *.safetensors) either", err)
+	}
+	return accelerate.Source{Dir: arg}, nil
 }
 
 // checkpoint finds the checkpoint that arg stands for: what is on disk first, then the carried model,

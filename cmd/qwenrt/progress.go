@@ -35,6 +35,7 @@ var stepLabels = map[accelerate.Step]string{
 	accelerate.StepOptimize: "optimising",
 	accelerate.StepQuantize: "quantising",
 	accelerate.StepWrite:    "writing",
+	accelerate.StepCompile:  "packing weights",
 }
 
 func (p *progress) events() accelerate.Events {

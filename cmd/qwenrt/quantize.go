@@ -25,10 +25,10 @@ func (p *program) quantizeCommand() *cli.Command {
 			"Examples: qwenrt quantize fused -o int4 --block-size 128 --algo gptq\n" +
 			"          qwenrt quantize fused -o mixed --rule 'model.layers.0.*=int8:b128' --rule '*down_proj*=level1'\n" +
 			"          qwenrt quantize fused -o mixed --target-bits 4.6",
-		Flags: slices.Concat(outputFlags(), quantizeFlags(accelerate.Precisions()[1:])),
+		Flags: slices.Concat(outputFlags(), quantizeFlags(accelerate.Quantized())),
 		Action: func(c *cli.Context) error {
 			if c.String("precision") == string(accelerate.None) {
-				return commandUsage(c, "precision %q: want %s", accelerate.None, words(accelerate.Precisions()[1:]))
+				return commandUsage(c, "precision %q: want %s", accelerate.None, words(accelerate.Quantized()))
 			}
 			return p.fromFolder(c, accelerate.Quantize, "qwenrt run %s -p 'What is a harbor?'")
 		},

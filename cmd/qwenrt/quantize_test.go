@@ -69,7 +69,7 @@ func TestQuantizeFlagFaults(t *testing.T) {
 		{[]string{"--target-bits", "0"}, "--target-bits is 0"},
 		{[]string{"--target-bits", "4.6", "--block-size", "32"}, "target bits choose precision and block size"},
 		{[]string{"--block-size", "48"}, "block size 48"},
-		{[]string{"--precision", "int16"}, `precision "int16": want none, int4, int8 or dynamic-int8`},
+		{[]string{"--precision", "int16"}, `precision "int16": want none, fp16, bf16, int4, int8 or dynamic-int8`},
 		{[]string{"--int8-weights", "s9"}, `int8 weights "s9": it must be s8, s7 or u8`},
 		{[]string{"--rule", "*=static-int8"}, "ranges of activations are found for a model in static-int8 alone"},
 		{[]string{"--rule", "*=dynamic-int8:b32"}, "dynamic-int8 has no blocks"},

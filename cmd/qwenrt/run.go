@@ -32,7 +32,8 @@ func (p *program) runCommand() *cli.Command {
 			&cli.IntFlag{Name: "max-tokens", Usage: "length of the answer", DefaultText: "what is left of the context"},
 			boolFlag("json", "print one object with text, counts and speed at the end"),
 			&cli.IntFlag{Name: "threads", Usage: "CPU threads", DefaultText: "the CPUs that this process may use"},
-		}, samplingFlags(), hubFlags()),
+			&cli.IntFlag{Name: "prefill-chunk", Usage: "tokens of the prompt that are run at once", Value: runner.DefaultPrefillChunk},
+		}, samplingFlags(), runFlags(), hubFlags()),
 		Action: p.answer,
 	}
 }
@@ -80,15 +81,16 @@ func (p *program) answer(c *cli.Context) error {
 	if err != nil {
 		return err
 	}
-	path, err := p.model(c, arg)
+	m, err := p.open(c, arg)
 	if err != nil {
 		return err
 	}
-	r, err := runner.Open(c.Context, path, runner.Options{Threads: c.Int("threads")})
+	defer m.Close()
+	r, release, err := m.Use()
 	if err != nil {
 		return err
 	}
-	defer r.Close()
+	defer release()
 	request.Sampling = new(overSampling(c, r.Info().Sampling))
 	if c.Bool("json") {
 		return p.answerJSON(c, r, request, arg)

@@ -127,7 +127,7 @@ func TestConfig(t *testing.T) {
 		{"no quantisation", accelerate.Config{Precision: accelerate.None}, ""},
 		{"blocks of what", accelerate.Config{Precision: accelerate.None, BlockSize: 32}, "precision none quantises nothing"},
 		{"all faults in one line", accelerate.Config{Precision: "int3", DType: "fp8", Target: "tpu"},
-			`accelerate: precision "int3": want none, int4, int8 or dynamic-int8; dtype "fp8": want fp32, fp16 or bf16; target "tpu": want cpu, cuda or coreml`},
+			`accelerate: precision "int3": want none, fp16, bf16, int4, int8 or dynamic-int8; dtype "fp8": want fp32, fp16 or bf16; target "tpu": want cpu, cuda or coreml`},
 		{"products in integers", accelerate.Config{Precision: accelerate.DynamicInt8, Int8Weights: quantize.ReducedInt8}, ""},
 		{"products in integers elsewhere", accelerate.Config{Precision: accelerate.DynamicInt8, DType: accelerate.FP16}, "dynamic-int8 is for dtype fp32 and target cpu"},
 		{"levels of what", accelerate.Config{Int8Weights: quantize.ReducedInt8}, "int8 weights s7: precision int4 computes no products in integers"},

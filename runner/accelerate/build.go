@@ -28,7 +28,7 @@ func Build(ctx context.Context, from Source, out Output, c Config, e Events) (*R
 		return nil, err
 	}
 	steps := []step{(*work).export, (*work).optimize, (*work).quantize}
-	if c.Precision == None {
+	if !c.quantizes() {
 		steps = steps[:2]
 	}
 	return run(ctx, fromCheckpoint(from), out, c, e, steps...)
@@ -52,7 +52,7 @@ func Optimize(ctx context.Context, in string, out Output, c Config, e Events) (*
 // Quantize reads a model folder, or a .onnx file with its configuration beside it, and writes one with
 // weights in c.Precision. Errors are those of Build, quantize.ErrNothing and quantize.ErrQuantized.
 func Quantize(ctx context.Context, in string, out Output, c Config, e Events) (*Report, error) {
-	if c.Precision == None {
+	if !c.quantizes() {
 		return nil, errors.New("accelerate: precision none leaves nothing to quantise")
 	}
 	return run(ctx, fromFolder(in), out, c, e, (*work).quantize)

@@ -21,11 +21,8 @@ import (
 
 // CacheDir is the folder in which Cached keeps models: qwenrt/models in the user's cache folder.
 func CacheDir() (string, error) {
-	cache, err := os.UserCacheDir()
-	if err != nil {
-		return "", fmt.Errorf("accelerate: no folder for built models (%w); build into one of your own", err)
-	}
-	return filepath.Join(cache, "qwenrt", "models"), nil
+	root, err := cacheRoot()
+	return filepath.Join(root, "models"), err
 }
 
 // Cached gives a model folder in CacheDir that is as Build would make it. It is built if it is not
@@ -42,6 +39,7 @@ func Cached(ctx context.Context, from Source, c Config, e Events) (dir string, b
 	}
 	dir = filepath.Join(root, key)
 	if complete(dir) {
+		touch(dir)
 		return dir, nil, nil
 	}
 	unlock, err := lock(ctx, dir+".lock", e)

@@ -17,15 +17,16 @@ import (
 // that comes with package calib.
 type Calibration struct {
 	// File of plain text, or of lines of JSON with text or messages; see calib.ReadDocuments.
-	File string
+	File string `yaml:"file"`
 	// Samples, and Length of each in tokens. Default: calib.DefaultSamples of calib.DefaultLength.
-	Samples, Length int
+	Samples int `yaml:"samples"`
+	Length  int `yaml:"length"`
 	// Seed of the places in the text at which samples begin.
-	Seed uint64
+	Seed uint64 `yaml:"seed"`
 	// Statistics, if set, is a file that keeps what AWQ observes, see calib.Options.
-	Statistics string
+	Statistics string `yaml:"statistics"`
 	// GPTQ says how GPTQ works.
-	GPTQ quantize.GPTQOptions
+	GPTQ quantize.GPTQOptions `yaml:"gptq"`
 }
 
 func (c Calibration) documents() ([]calib.Document, error) {

@@ -18,17 +18,23 @@ import (
 // Precision is what weights are stored in.
 type Precision string
 
-// The precisions. Int4 and Int8 are weight-only block formats: activations keep their type. In the others products are
-// computed in 8-bit integers, and embedding and head are stored as Int8.
+// The precisions. Half and Brain quantise nothing: they are None in another DType. Int4 and Int8 are weight-only
+// block formats: activations keep their type. In the others products are computed in 8-bit integers, and embedding and head
+// are stored as Int8.
 const (
 	None        Precision = "none" // the type of the export
+	Half        Precision = "fp16"
+	Brain       Precision = "bf16"
 	Int4                  = Precision(quantize.Int4)
 	Int8                  = Precision(quantize.Int8)
 	DynamicInt8           = Precision(quantize.DynamicInt8) // activations are rounded while the model runs
 )
 
 // Precisions lists what ParsePrecision takes.
-func Precisions() []Precision { return []Precision{None, Int4, Int8, DynamicInt8} }
+func Precisions() []Precision { return append([]Precision{None, Half, Brain}, Quantized()...) }
+
+// Quantized lists the precisions that quantise something.
+func Quantized() []Precision { return []Precision{Int4, Int8, DynamicInt8} }
 
 // ParsePrecision reads a precision as a user writes it, with hyphens or underscores.
 func ParsePrecision(s string) (Precision, error) {
@@ -45,8 +51,7 @@ func precisionNames() string {
 	for _, p := range Precisions() {
 		names = append(names, string(p))
 	}
-	last := len(names) - 1
-	return strings.Join(names[:last], ", ") + " or " + names[last]
+	return choice(names)
 }
 
 // DType is the type of activations, KV cache and weights that are not quantised.
@@ -74,57 +79,122 @@ const (
 	DefaultTarget    = graphopt.CPU
 )
 
-// Config says what to build. The zero value is what runs best on a CPU.
+// Config says what to build out of a checkpoint, and how to run it. The zero value is what runs best on this
+// machine. The names of its fields in configuration files, which ReadConfig reads, are in their tags.
+//
+// What is built is decided by Precision and the fields down to Total, and by Attention, FusedKernels and KV, which are
+// properties of the graph; Build and its parts look at these, and they name a folder in the cache. The others are
+// settings of the session, and can change while the folder stays.
 type Config struct {
 	// Precision of the weights. Default: DefaultPrecision.
-	Precision Precision
+	Precision Precision `yaml:"precision"`
 	// Method by which block formats are found, and Scale that of RTN. Default: DefaultMethod, DefaultScale.
-	Method quantize.Method
-	Scale  quantize.Scale
+	Method quantize.Method `yaml:"algorithm"`
+	Scale  quantize.Scale  `yaml:"scale"`
 	// BlockSize is how many weights share a scale: 16, 32, 64, 128 or 256. Default: DefaultBlockSize; for embedding and
 	// head beside products in integers, IntegerBlockSize.
-	BlockSize int
+	BlockSize int `yaml:"block_size"`
 	// Symmetric leaves zero points out. Default (nil): DefaultSymmetric.
-	Symmetric *bool
+	Symmetric *bool `yaml:"symmetric"`
 	// HalfScales stores scales in float16, see quantize.Options.
-	HalfScales bool
+	HalfScales bool `yaml:"half_scales"`
 	// AccuracyLevel is the type in which products are computed, see quantize.Options. Default: DefaultAccuracy.
-	AccuracyLevel int
+	AccuracyLevel int `yaml:"accuracy_level"`
 	// Rules change the above for some weights, see quantize.Rule.
-	Rules []quantize.Rule
+	Rules []quantize.Rule `yaml:"rules"`
 	// TargetBits, if positive, is the mean number of bits a weight: formats of the weights that no rule gives one are
 	// chosen by their effect on the model, see quantize.Allocate. Precision is then Int4. Candidates have zero points where
 	// Symmetric does not say otherwise.
-	TargetBits float64
+	TargetBits float64 `yaml:"target_bits"`
 	// Calibration is the text for methods that need one, and for TargetBits.
-	Calibration Calibration
+	Calibration Calibration `yaml:"calibration"`
 	// Int8Weights is the range of levels of weights whose products are computed in integers. Default:
 	// quantize.SignedInt8.
-	Int8Weights quantize.Int8Weights
+	Int8Weights quantize.Int8Weights `yaml:"int8_weights"`
 	// DType of weights, activations and KV cache: what Export and Build export, and what Optimize
 	// converts to. Default: DefaultDType; a graph that is optimised stays as it is.
-	DType DType
+	DType DType `yaml:"dtype"`
 	// Target is the execution provider for which the graph is optimised. Default: DefaultTarget.
-	Target graphopt.Target
+	Target graphopt.Target `yaml:"target"`
 	// Passes, if any are named, are the only ones that the optimiser runs; those in Disable it leaves
 	// out. See passes.All. Default: all that serve the target.
-	Passes, Disable []string
+	Passes  []string `yaml:"passes"`
+	Disable []string `yaml:"disable"`
 	// KeepFloat32 names operators and nodes that a conversion to DType leaves in fp32, and NarrowLogits
 	// converts the logits too; see graphopt.Options.
-	KeepFloat32  []string
-	NarrowLogits bool
+	KeepFloat32  []string `yaml:"keep_fp32"`
+	NarrowLogits bool     `yaml:"narrow_logits"`
 	// Lenient goes on where the target has no kernel for DType, and reports it. Without, that is an
 	// error before any work is done.
-	Lenient bool
+	Lenient bool `yaml:"lenient"`
 	// Sequence and Total fix the lengths of a Core ML graph: new tokens of a run, and new and cached
 	// tokens together. Default: they stay free.
-	Sequence, Total int64
+	Sequence int64 `yaml:"sequence"`
+	Total    int64 `yaml:"total"`
+
+	// Attention is the form of attention. Default: DefaultAttention.
+	Attention Attention `yaml:"attention"`
+	// FusedKernels takes operators that do the work of several: norms, joined projections, activations.
+	// Default (nil): they are taken.
+	FusedKernels *bool `yaml:"fused_kernels"`
+	// KV is the type of the KV cache. Default: that of the activations, which DType decides.
+	KV KVType `yaml:"kv"`
+
+	// Device that runs the model. Default: Auto.
+	Device Device `yaml:"device"`
+	// DeviceID chooses among several of a kind.
+	DeviceID int `yaml:"device_id"`
+	// ProviderOptions are passed to the execution provider, in its own words.
+	ProviderOptions map[string]string `yaml:"provider_options"`
+	// ProviderLibrary is the shared library of a plug-in execution provider, whose name Device is.
+	ProviderLibrary string `yaml:"provider_library"`
+	// Threads of the CPU. Default: ort.DefaultThreads, the CPUs that this process may use.
+	Threads int `yaml:"threads"`
+	// Spin says whether idle threads wait in a loop. Default (nil): ONNX Runtime's way, which is to do so.
+	Spin *bool `yaml:"spin"`
+	// Compile says what is done ahead of the first run. Default: DefaultCompile.
+	Compile Compile `yaml:"compile"`
+	// PrepackWeights keeps weights on disk in the form that kernels want, and maps them from there.
+	PrepackWeights bool `yaml:"prepack_weights"`
+	// PrefillChunk is how many tokens of a prompt are run at once. Default: runner.DefaultPrefillChunk.
+	PrefillChunk int `yaml:"prefill_chunk"`
+	// MaxContext bounds prompt and answer together. Default: what the model allows.
+	MaxContext int `yaml:"max_context"`
+	// SessionEntries are configuration entries of ONNX Runtime's sessions, which win over all of the above.
+	SessionEntries map[string]string `yaml:"session_entries"`
+	// Strict makes an error of what was asked for and cannot be applied. Without, it is reported.
+	Strict bool `yaml:"strict"`
 }
 
 // Validate reports all that is wrong with c, in one line.
 func (c Config) Validate() error {
 	_, err := c.resolve()
 	return err
+}
+
+// quantizes reports whether c stores weights in another form than the graph's own type.
+func (c Config) quantizes() bool {
+	return slices.Contains(Quantized(), normalised(c.Precision))
+}
+
+// normalised fills in the default, and lets hyphens be typed as underscores.
+func normalised(p Precision) Precision {
+	return Precision(strings.ReplaceAll(strings.ToLower(string(cmp.Or(p, DefaultPrecision))), "_", "-"))
+}
+
+// fused are the passes that FusedKernels stands for.
+var fused = []string{"rmsnorm", "skip-norm", "projections", "qk-norm", "silu", "tied-head"}
+
+// disabled are the passes to leave out.
+func (c Config) disabled() []string {
+	d := c.Disable
+	if c.Attention == Plain {
+		d = append(slices.Clone(d), "attention")
+	}
+	if c.FusedKernels != nil && !*c.FusedKernels {
+		d = append(slices.Clone(d), fused...)
+	}
+	return d
 }
 
 // settings are a Config with its defaults filled in. They decide, with the checkpoint, what a build
@@ -158,15 +228,14 @@ type settings struct {
 
 func (c Config) resolve() (settings, error) {
 	s := settings{
-		Precision: cmp.Or(c.Precision, DefaultPrecision),
+		Precision: normalised(c.Precision),
 		Method:    cmp.Or(c.Method, DefaultMethod),
 		Scale:     cmp.Or(c.Scale, DefaultScale),
 		BlockSize: cmp.Or(c.BlockSize, DefaultBlockSize),
 		Symmetric: DefaultSymmetric,
-		DType:     cmp.Or(c.DType, DefaultDType),
-		Target:    cmp.Or(c.Target, DefaultTarget),
+		Target:    cmp.Or(c.Target, c.Device.target(), DefaultTarget),
 		Passes:    c.Passes,
-		Disable:   c.Disable,
+		Disable:   c.disabled(),
 
 		HalfScales:    c.HalfScales,
 		AccuracyLevel: cmp.Or(c.AccuracyLevel, DefaultAccuracy),
@@ -175,7 +244,6 @@ func (c Config) resolve() (settings, error) {
 		ZeroPoints:    c.Symmetric == nil || !*c.Symmetric,
 		Calibration:   c.Calibration,
 
-		Convert:      c.DType.ir(),
 		KeepFloat32:  c.KeepFloat32,
 		NarrowLogits: c.NarrowLogits,
 		Lenient:      c.Lenient,
@@ -191,6 +259,14 @@ func (c Config) resolve() (settings, error) {
 	}
 	var faults []string
 	fault := func(format string, args ...any) { faults = append(faults, fmt.Sprintf(format, args...)) }
+	if s.Precision == Half || s.Precision == Brain {
+		if c.DType != "" && c.DType != DType(s.Precision) {
+			fault("precision %s with dtype %s: leave one out", s.Precision, c.DType)
+		}
+		c.DType, s.Precision = DType(s.Precision), None
+	}
+	s.Convert = c.DType.ir()
+	s.DType = cmp.Or(c.DType, c.Device.dtype())
 	switch s.Precision {
 	case None:
 		if c.BlockSize != 0 || c.Symmetric != nil || c.Method != "" || c.Scale != "" || c.AccuracyLevel != 0 || len(c.Rules) > 0 || c.TargetBits != 0 {
@@ -237,6 +313,7 @@ func (c Config) resolve() (settings, error) {
 	if (c.Sequence == 0) != (c.Total == 0) || c.Sequence < 0 || c.Total < c.Sequence {
 		fault("sequence %d of total %d: want both, the second at least as large, or neither", c.Sequence, c.Total)
 	}
+	faults = append(faults, c.sessionFaults()...)
 	if len(faults) > 0 {
 		return settings{}, errors.New("accelerate: " + strings.Join(faults, "; "))
 	}

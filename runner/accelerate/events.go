@@ -19,6 +19,7 @@ const (
 	StepOptimize Step = "optimize" // its nodes are fused
 	StepQuantize Step = "quantize" // formats are chosen, weight by weight
 	StepWrite    Step = "write"    // weights are converted, quantised and written
+	StepCompile  Step = "compile"  // weights are packed as kernels want them, and kept
 )
 
 // Events are told what goes on. Any of the functions may be nil; calls do not overlap.
@@ -31,6 +32,8 @@ type Events struct {
 	Trace func(graphopt.Event)
 	// Tensor is called in StepQuantize, where a tensor is measured or calibrated.
 	Tensor func(TensorProgress)
+	// Built is called when Open or Prepare have made a model folder, before they open it.
+	Built func(*Report)
 	// Check is called with the finished folder, which still has another name. Its error ends the work,
 	// and nothing is left behind.
 	Check func(ctx context.Context, dir string) error

@@ -8,6 +8,7 @@ import (
 	"time"
 
 	"github.com/qwenrt/qwenrt/runner"
+	"github.com/qwenrt/qwenrt/runner/machine"
 )
 
 // Subject is what is measured, and what records say of it. Only Runner is needed; Open fills in the
@@ -130,7 +131,7 @@ func (s *Subject) measure(ctx context.Context, b *trial, t Test, c Config, e Eve
 	}
 	r.setSamples(times)
 	r.KVBytes = s.Runner.Info().KVBytes(kvTokens(s.Runner, b.seq))
-	r.PeakRSS, r.RSSAnon = residentMemory()
+	r.PeakRSS, r.RSSAnon = machine.ResidentMemory()
 	return r, nil
 }
 

@@ -131,13 +131,6 @@ func TestWriteOther(t *testing.T) {
 	require.ErrorContains(t, err, `bench: format "xml": want one of [md json jsonl csv]`)
 }
 
-func TestStatusBytes(t *testing.T) {
-	const status = "Name:\tqwenrt\nVmHWM:\t  123456 kB\nRssAnon:\t       7 kB\n"
-	require.EqualValues(t, 123456<<10, statusBytes(status, "VmHWM:"))
-	require.EqualValues(t, 7<<10, statusBytes(status, "RssAnon:"))
-	require.Zero(t, statusBytes(status, "VmPeak:"))
-}
-
 func TestModelRuns(t *testing.T) {
 	runs, err := modelRuns(json.NewDecoder(strings.NewReader(`[
 		{"name": "model_loading_uri", "dur": 5000, "args": {}},

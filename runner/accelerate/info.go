@@ -1,0 +1,358 @@
+package accelerate
+
+import (
+	"cmp"
+	"fmt"
+	"maps"
+	"path/filepath"
+	"slices"
+	"strconv"
+	"strings"
+
+	"github.com/qwenrt/qwenrt/graphopt/inspect"
+	"github.com/qwenrt/qwenrt/graphopt/ir"
+	"github.com/qwenrt/qwenrt/models/folder"
+	"github.com/qwenrt/qwenrt/ort"
+	"github.com/qwenrt/qwenrt/runner"
+)
+
+// Info says what a model is and what became of its configuration.
+type Info struct {
+	Model   ModelInfo `json:"model"`
+	Options []Outcome `json:"options"`
+	// Operators of the graph that stand for several of ONNX's basic ones.
+	Fused        []inspect.Operator     `json:"fused_operators"`
+	Quantization []inspect.Quantization `json:"quantization"`
+	// BitsPerWeight is the mean, with scales and zero points.
+	BitsPerWeight float64 `json:"bits_per_weight"`
+	Memory        Memory  `json:"memory"`
+}
+
+// ModelInfo describes a model that is open.
+type ModelInfo struct {
+	File       string `json:"file"`
+	Name       string `json:"name,omitempty"` // of the checkpoint; unknown where another program made the folder
+	Parameters int64  `json:"parameters"`
+	Layers     int    `json:"layers"`
+	KVHeads    int    `json:"kv_heads"`
+	HeadDim    int    `json:"head_dim"`
+	Vocabulary int    `json:"vocabulary"`
+	Context    int    `json:"context_length"`
+	Nodes      int    `json:"nodes"`
+	ORTVersion string `json:"onnxruntime"`
+	Library    string `json:"library"`
+}
+
+// Outcome is what became of an option.
+type Outcome struct {
+	Option string `json:"option"` // as configuration files have it
+	// Requested is empty where the configuration leaves the choice to this package.
+	Requested string `json:"requested,omitempty"`
+	Applied   string `json:"applied"`
+	// Fact is what shows it, in the graph, the session or the runner.
+	Fact string `json:"fact"`
+	// Reason says why what was requested, or the default, is not applied; empty where it is.
+	Reason string `json:"reason,omitempty"`
+}
+
+// strict is the error of what was asked for and is not applied.
+func (i *Info) strict() error {
+	var all []string
+	for _, o := range i.Options {
+		if o.Requested != "" && o.Requested != string(Auto) && o.Reason != "" {
+			all = append(all, fmt.Sprintf("%s %s: %s", o.Option, o.Requested, o.Reason))
+		}
+	}
+	if len(all) > 0 {
+		return fmt.Errorf("accelerate: %w: %s", ErrNotApplied, strings.Join(all, "; "))
+	}
+	return nil
+}
+
+// describe collects the facts about a model that has been opened.
+func (p *Prepared) describe(r *runner.Runner) (*Info, error) {
+	m, err := ir.Load(p.File)
+	if err != nil {
+		return nil, fmt.Errorf("accelerate: %w", err)
+	}
+	defer m.Close()
+	summary, open := inspect.Summarize(m), r.Info()
+	d := &description{p: p, c: p.config, summary: summary, runner: open}
+	info := &Info{
+		Model: ModelInfo{
+			File: p.File, Name: modelName(p.File), Parameters: summary.Parameters, Layers: open.Layers, KVHeads: open.KVHeads, HeadDim: open.HeadDim,
+			Vocabulary: open.Vocabulary, Context: open.ContextLength, Nodes: summary.Nodes, ORTVersion: ort.Version(), Library: ort.LibraryPath(),
+		},
+		Fused: summary.Fusions, Quantization: summary.Quantization, BitsPerWeight: summary.BitsPerWeight,
+		Memory: Memory{Estimate: estimate(m, open, p.Options), Measured: measureMemory()},
+	}
+	for _, describe := range []func(*description) Outcome{
+		(*description).device, (*description).threads, (*description).precision, (*description).algorithm, (*description).blockSize,
+		(*description).dtype, (*description).attention, (*description).fusedKernels, (*description).kv, (*description).compile,
+		(*description).prepack, (*description).prefillChunk, (*description).maxContext,
+	} {
+		o := describe(d)
+		if o.Reason == "" {
+			o.Reason = p.notes[o.Option]
+		}
+		info.Options = append(info.Options, o)
+	}
+	return info, nil
+}
+
+func modelName(file string) string {
+	m, err := folder.ReadManifest(filepath.Dir(file))
+	if err != nil {
+		return ""
+	}
+	return m.Source.Name
+}
+
+// description is what outcomes are made of.
+type description struct {
+	p       *Prepared
+	c       Config
+	summary *inspect.Summary
+	runner  runner.Info
+}
+
+// number is n as a request; 0 requests nothing.
+func number(n int) string {
+	if n == 0 {
+		return ""
+	}
+	return strconv.Itoa(n)
+}
+
+// made is the reason for what a folder that is made already does not have.
+const made = "the model folder is made already, in another way; give the checkpoint, or build another folder"
+
+func (d *description) count(operators ...string) (n int) {
+	for _, o := range d.summary.Operators {
+		if slices.Contains(operators, o.Name) {
+			n += o.Count
+		}
+	}
+	return n
+}
+
+func (d *description) device() Outcome {
+	o := Outcome{Option: "device", Requested: string(d.c.Device), Applied: string(d.p.Device), Fact: "CPUExecutionProvider"}
+	if len(d.p.Options.Providers) > 0 {
+		provider := d.p.Options.Providers[0]
+		o.Fact = "execution provider " + provider.Name
+		for _, k := range slices.Sorted(maps.Keys(provider.Options)) {
+			o.Fact += fmt.Sprintf(" %s=%s", k, provider.Options[k])
+		}
+	}
+	return o
+}
+
+func (d *description) threads() Outcome {
+	return Outcome{Option: "threads", Requested: number(d.c.Threads), Applied: strconv.Itoa(d.runner.Threads), Fact: "session with intra-op threads"}
+}
+
+// stored are the bits of most quantised weights, and their form; 0 where there are none.
+func (d *description) stored() (q inspect.Quantization) {
+	for _, f := range d.summary.Quantization {
+		if f.Weights > q.Weights {
+			q = f
+		}
+	}
+	return q
+}
+
+func (d *description) precision() Outcome {
+	o := Outcome{Option: "precision", Requested: string(d.c.Precision), Applied: string(None)}
+	if q := d.stored(); q.Weights > 0 {
+		o.Applied = fmt.Sprintf("int%d", q.Bits)
+		switch integer := q.Operator; {
+		case strings.Contains(integer, "DynamicQuantizeMatMul"), strings.Contains(integer, "MatMulInteger"):
+			o.Applied = "dynamic-int8"
+		case integer == "DequantizeLinear":
+			o.Applied = "static-int8"
+		}
+		o.Fact = fmt.Sprintf("%d weights in %s, %.2f bits a weight in all", q.Tensors, q.Operator, d.summary.BitsPerWeight)
+	} else if t := d.floatType(); t != FP32 {
+		o.Applied = string(t)
+	}
+	if o.Fact == "" {
+		o.Fact = fmt.Sprintf("%.2f bits a weight", d.summary.BitsPerWeight)
+	}
+	asked := normalised(d.c.Precision)
+	same := string(asked) == o.Applied || asked == None && d.stored().Weights == 0
+	if d.c.Precision != "" && !same {
+		o.Reason = made
+	}
+	return o
+}
+
+func (d *description) algorithm() Outcome {
+	o := Outcome{Option: "algorithm", Requested: string(d.c.Method), Applied: "none", Fact: "no manifest tells"}
+	m, err := folder.ReadManifest(filepath.Dir(d.p.File))
+	if err == nil {
+		counts := map[string]int{}
+		for _, t := range m.Quantization {
+			counts[t.Method]++
+		}
+		var parts []string
+		for _, k := range slices.Sorted(maps.Keys(counts)) {
+			parts = append(parts, fmt.Sprintf("%s: %d tensors", k, counts[k]))
+			if counts[k] > counts[o.Applied] {
+				o.Applied = k
+			}
+		}
+		o.Fact = cmp.Or(strings.Join(parts, ", "), "nothing quantised")
+	}
+	if o.Requested != "" && o.Requested != o.Applied {
+		o.Reason = made
+	}
+	return o
+}
+
+func (d *description) blockSize() Outcome {
+	q := d.stored()
+	o := Outcome{Option: "block_size", Requested: number(d.c.BlockSize), Applied: strconv.FormatInt(q.BlockSize, 10), Fact: cmp.Or(q.Operator, "no operator") + "'s attribute"}
+	if o.Requested != "" && o.Requested != o.Applied {
+		o.Reason = made
+	}
+	return o
+}
+
+// floatType is the type of activations, as the cache shows it, or where that is quantised, the norms.
+func (d *description) floatType() DType {
+	for _, c := range d.summary.Constants {
+		switch c.DType {
+		case "float16":
+			if d.count("MatMulNBits") == 0 || d.runner.KVType == "float16" {
+				return FP16
+			}
+		case "bfloat16":
+			return BF16
+		}
+	}
+	return FP32
+}
+
+func (d *description) dtype() Outcome {
+	o := Outcome{Option: "dtype", Requested: string(d.c.DType), Applied: string(d.floatType()), Fact: "type of constants and cache"}
+	if o.Requested != "" && o.Requested != o.Applied {
+		o.Reason = made
+	}
+	return o
+}
+
+const groupQuery = "com.microsoft.GroupQueryAttention"
+
+func (d *description) attention() Outcome {
+	o := Outcome{Option: "attention", Requested: string(d.c.Attention), Applied: string(Flash)}
+	fusedNodes := d.count(groupQuery, "com.microsoft.MultiHeadAttention", "com.microsoft.Attention", "Attention")
+	o.Fact = fmt.Sprintf("%d fused attention nodes for %d layers", fusedNodes, d.runner.Layers)
+	if d.runner.SharedKV {
+		o.Fact += ", cache in place"
+	}
+	switch want := cmp.Or(d.c.Attention, DefaultAttention); {
+	case fusedNodes == 0:
+		o.Applied = string(Plain)
+		if want != Plain {
+			o.Reason = cmp.Or(d.unfused(), made)
+		}
+	case want == MemoryEfficient:
+		o.Applied = string(MemoryEfficient)
+		o.Fact += fmt.Sprintf(", chunks with scores of at most %d MiB a layer", d.p.Options.ScoresBytes>>20)
+	case want == Plain:
+		o.Reason = made
+	}
+	return o
+}
+
+// unfused is why a graph that was made for this device has attention in pieces.
+func (d *description) unfused() string {
+	if d.p.Device == CUDA && d.floatType() == FP32 {
+		return "CUDA has no fused attention for fp32; take dtype fp16"
+	}
+	if d.p.Device == CoreML {
+		return "Core ML has no fused attention operator that ONNX Runtime uses"
+	}
+	return ""
+}
+
+// fusedNodes are the operators that the passes of FusedKernels write.
+var fusedNodes = []string{
+	"SimplifiedLayerNormalization", "RMSNormalization", "com.microsoft.SkipSimplifiedLayerNormalization", "com.microsoft.QuickGelu", "com.microsoft.FusedMatMul",
+}
+
+func (d *description) fusedKernels() Outcome {
+	o := Outcome{Option: "fused_kernels", Applied: "true"}
+	if d.c.FusedKernels != nil {
+		o.Requested = strconv.FormatBool(*d.c.FusedKernels)
+	}
+	n := d.count(fusedNodes...)
+	o.Fact = fmt.Sprintf("%d nodes of norms, activations and products fused", n)
+	want := d.c.FusedKernels == nil || *d.c.FusedKernels
+	if n == 0 {
+		o.Applied = "false"
+	}
+	if want != (n > 0) {
+		o.Reason = made
+		if d.p.Device == CoreML {
+			o.Reason = "Core ML has no such operators"
+		}
+	}
+	return o
+}
+
+// kvNames are the types of caches as this package calls them.
+var kvNames = map[string]KVType{"float32": KVFP32, "float16": KVFP16, "bfloat16": KVBF16, "int8": "int8", "uint8": "int4"}
+
+func (d *description) kv() Outcome {
+	o := Outcome{Option: "kv", Requested: string(d.c.KV), Applied: string(kvNames[d.runner.KVType]), Fact: fmt.Sprintf("inputs past_key_values of %s, %d bytes a token", d.runner.KVType, d.runner.KVBytes(1))}
+	if o.Requested != "" && o.Requested != o.Applied {
+		o.Reason = "a cache in floating point has the type of the activations: set dtype " + o.Requested
+	}
+	return o
+}
+
+func (d *description) compile() Outcome {
+	o := Outcome{Option: "compile", Requested: string(d.c.Compile), Applied: string(cmp.Or(d.c.Compile, DefaultCompile))}
+	switch {
+	case d.p.Options.OptimizedModel != "":
+		o.Fact = "optimised graph loaded from " + filepath.Dir(d.p.Options.OptimizedModel)
+	case d.p.Options.Optimization == ort.OptimizeNone:
+		o.Fact = "session without graph optimization"
+	default:
+		o.Fact = "graph optimised at each start"
+	}
+	if d.p.Options.ReserveContext {
+		o.Fact += fmt.Sprintf("; sequences have room for %d tokens from the start", d.runner.ContextLength)
+		if !d.runner.SharedKV {
+			o.Reason = "without fused attention the cache is copied at each step, and cannot be bound once"
+		}
+	}
+	return o
+}
+
+func (d *description) prepack() Outcome {
+	o := Outcome{Option: "prepack_weights", Applied: "false", Fact: "weights are packed at each start, into memory"}
+	if d.c.PrepackWeights {
+		o.Requested = "true"
+		if d.p.Options.OptimizedModel != "" {
+			o.Applied, o.Fact = "true", "packed weights are mapped from "+filepath.Dir(d.p.Options.OptimizedModel)
+		}
+	}
+	return o
+}
+
+func (d *description) prefillChunk() Outcome {
+	return Outcome{
+		Option: "prefill_chunk", Requested: number(d.c.PrefillChunk), Applied: strconv.Itoa(d.runner.PrefillChunk), Fact: "tokens of a prompt in one run, at most",
+	}
+}
+
+func (d *description) maxContext() Outcome {
+	o := Outcome{Option: "max_context", Requested: number(d.c.MaxContext), Applied: strconv.Itoa(d.runner.ContextLength), Fact: "positions that sequences admit"}
+	if d.c.MaxContext > d.runner.ContextLength {
+		o.Reason = "the model has no more positions"
+	}
+	return o
+}

@@ -1,0 +1,153 @@
+package accelerate
+
+import (
+	"cmp"
+
+	"github.com/qwenrt/qwenrt/graphopt/ir"
+	"github.com/qwenrt/qwenrt/runner"
+	"github.com/qwenrt/qwenrt/runner/machine"
+)
+
+// Memory is what a model needs, in bytes.
+type Memory struct {
+	Estimate Estimate `json:"estimate"`
+	Measured Measured `json:"measured"`
+}
+
+// Measured is the memory of the whole process after the model was opened; 0 where the system does not tell.
+type Measured struct {
+	Anonymous int64 `json:"anonymous"` // allocated: VmData that is resident, without mapped files
+	Peak      int64 `json:"peak"`      // the most that was ever resident, mapped files too
+}
+
+func measureMemory() Measured {
+	peak, anonymous := machine.ResidentMemory()
+	return Measured{Anonymous: anonymous, Peak: peak}
+}
+
+// Estimate is what the graph tells before anything is loaded.
+type Estimate struct {
+	// Packed are weights in the form of ONNX Runtime's kernels, which is allocated, or mapped where they are prepacked.
+	Packed int64 `json:"packed_weights"`
+	// Mapped are constants that are read where they lie in the model's file.
+	Mapped int64 `json:"mapped_weights"`
+	// KV is the cache of one sequence of Context tokens.
+	KV      int64 `json:"kv_cache"`
+	Context int   `json:"kv_context"`
+	// Activations is the most that one run of a chunk of the prompt holds.
+	Activations int64 `json:"activations"`
+	// FP32 is what the weights would take in fp32, and Saved what is saved against it.
+	FP32  int64 `json:"fp32_weights"`
+	Saved int64 `json:"saved"`
+}
+
+// SavedPercent is Saved as a part of FP32.
+func (e Estimate) SavedPercent() float64 {
+	if e.FP32 == 0 {
+		return 0
+	}
+	return 100 * float64(e.Saved) / float64(e.FP32)
+}
+
+// estimateContext is the number of tokens that the cache is reckoned for, where the model takes as many.
+const estimateContext = 4096
+
+// estimate reckons what a model takes on the CPU.
+func estimate(m *ir.Model, info runner.Info, o runner.Options) Estimate {
+	e := Estimate{Context: min(estimateContext, info.ContextLength)}
+	e.KV = info.KVBytes(e.Context)
+	e.weights(m.Graph)
+	chunk := int64(min(cmp.Or(o.PrefillChunk, runner.DefaultPrefillChunk), info.ContextLength))
+	e.Activations = chunk*widest(m.Graph)*4*2 + int64(info.Vocabulary)*4
+	e.Saved = e.FP32 - e.Packed
+	return e
+}
+
+// weights goes through products and tables. A constant that kernels pack is left behind, and is not counted as mapped,
+// unless something else reads it as it is.
+func (e *Estimate) weights(g *ir.Graph) {
+	packed, mapped := map[ir.Data]int64{}, map[ir.Data]int64{}
+	elements := map[ir.Data]int64{}
+	g.Walk(func(n *ir.Node) {
+		for i, in := range n.Inputs() {
+			t := in.Constant()
+			if t == nil || t.Data == nil {
+				continue
+			}
+			bytes, weights := packedBytes(n, i, t)
+			switch {
+			case bytes > 0:
+				packed[t.Data] = max(packed[t.Data], bytes)
+			case bytes == 0:
+				mapped[t.Data] = t.ByteLen()
+			}
+			elements[t.Data] = max(elements[t.Data], weights)
+		}
+	})
+	for _, b := range packed {
+		e.Packed += b
+	}
+	for _, b := range mapped {
+		e.Mapped += b
+	}
+	for _, n := range elements {
+		e.FP32 += 4 * n
+	}
+}
+
+// packedBytes is what a kernel makes of operand i of n: 0 where it reads it in place, -1 where it is part of what
+// another operand's packed form counts. weights are the model's weights in it.
+func packedBytes(n *ir.Node, i int, t *ir.Tensor) (bytes, weights int64) {
+	switch n.OpType {
+	case "MatMulNBits":
+		rows, columns, block, bits := n.Int("N", 0), n.Int("K", 0), n.Int("block_size", 32), n.Int("bits", 4)
+		if i > 1 {
+			return -1, 0
+		}
+		// Levels, and for each block a scale and, where products are computed in 8 bits, the sum of the block.
+		return rows*columns*bits/8 + rows*((columns+block-1)/block)*8, rows * columns
+	case "MatMul", "Gemm", "FusedMatMul", "DynamicQuantizeMatMul", "MatMulIntegerToFloat", "MatMulInteger", "QLinearMatMul":
+		if i == 1 && len(t.Shape) == 2 {
+			return t.ByteLen(), t.Len()
+		}
+	case "Gather":
+		if i == 0 && t.DType.Float() {
+			return 0, t.Len()
+		}
+	case "GatherBlockQuantized":
+		if i == 0 {
+			return 0, t.ByteLen() * 8 / max(n.Int("bits", 4), 1)
+		}
+	}
+	return 0, 0
+}
+
+// widest is the largest number of elements that the products of a layer have for one token, together with what they read.
+func widest(g *ir.Graph) (most int64) {
+	g.Walk(func(n *ir.Node) {
+		var in, out int64
+		switch n.OpType {
+		case "MatMulNBits":
+			in, out = n.Int("K", 0), n.Int("N", 0)
+		case "MatMul", "FusedMatMul", "DynamicQuantizeMatMul", "MatMulIntegerToFloat":
+			if t := n.Input(1).Constant(); t != nil && len(t.Shape) == 2 {
+				in, out = t.Shape[0], t.Shape[1]
+			}
+		}
+		if writes(n, "logits") { // of the rows that are asked for alone
+			return
+		}
+		most = max(most, in+out)
+	})
+	return most
+}
+
+// writes reports whether a node writes the graph's output of this name.
+func writes(n *ir.Node, output string) bool {
+	for _, v := range n.Outputs() {
+		if v != nil && v.Name == output {
+			return true
+		}
+	}
+	return false
+}

@@ -1,0 +1,319 @@
+package accelerate_test
+
+import (
+	"context"
+	"io/fs"
+	"os"
+	"path/filepath"
+	"strings"
+	"testing"
+
+	"github.com/stretchr/testify/require"
+
+	"github.com/qwenrt/qwenrt/graphopt/inspect"
+	"github.com/qwenrt/qwenrt/graphopt/ir"
+	"github.com/qwenrt/qwenrt/ort"
+	"github.com/qwenrt/qwenrt/quantize"
+	"github.com/qwenrt/qwenrt/runner"
+	"github.com/qwenrt/qwenrt/runner/accelerate"
+)
+
+// ownCache gives the test a cache of its own, with this folder below it.
+func ownCache(t *testing.T) string {
+	t.Helper()
+	lib, err := ort.Find("")
+	require.NoError(t, err)
+	t.Setenv("QWENRT_ORT_LIB", lib)
+	dir := t.TempDir()
+	for _, name := range []string{"HOME", "XDG_CACHE_HOME", "LocalAppData"} {
+		t.Setenv(name, dir)
+	}
+	cache, err := accelerate.CacheDir()
+	require.NoError(t, err)
+	return filepath.Dir(cache)
+}
+
+// quick is a checkpoint of two layers.
+var quick = accelerate.Source{Dir: checkpoints + "small-bf16"}
+
+func open(t *testing.T, from accelerate.Source, c accelerate.Config) *accelerate.Model {
+	t.Helper()
+	m, err := accelerate.Open(t.Context(), from, c, accelerate.Events{})
+	require.NoError(t, err)
+	t.Cleanup(func() { require.NoError(t, m.Close()) })
+	return m
+}
+
+func outcome(t *testing.T, m *accelerate.Model, option string) accelerate.Outcome {
+	t.Helper()
+	for _, o := range m.Info().Options {
+		if o.Option == option {
+			return o
+		}
+	}
+	require.Fail(t, "no outcome of "+option)
+	return accelerate.Outcome{}
+}
+
+// countOperators counts those of the model's graph.
+func countOperators(t *testing.T, m *accelerate.Model) map[string]int {
+	t.Helper()
+	g, err := ir.Load(m.Info().Model.File)
+	require.NoError(t, err)
+	defer g.Close()
+	counts := map[string]int{}
+	for _, o := range inspect.Summarize(g).Operators {
+		counts[o.Name] = o.Count
+	}
+	return counts
+}
+
+func use(t *testing.T, m *accelerate.Model) *runner.Runner {
+	t.Helper()
+	r, release, err := m.Use()
+	require.NoError(t, err)
+	t.Cleanup(release)
+	return r
+}
+
+// logits are those behind a prompt.
+func logits(t *testing.T, m *accelerate.Model, prompt ...int32) []float32 {
+	t.Helper()
+	s, err := use(t, m).NewSequence()
+	require.NoError(t, err)
+	defer s.Close()
+	row, err := s.Prefill(t.Context(), prompt)
+	require.NoError(t, err)
+	return append([]float32(nil), row...)
+}
+
+// TestOptionFacts holds that every option changes a fact of graph, session or runner, and that Info tells it.
+func TestOptionFacts(t *testing.T) {
+	root := ownCache(t)
+	fused := func(ops map[string]int) int {
+		return ops["SimplifiedLayerNormalization"] + ops["com.microsoft.SkipSimplifiedLayerNormalization"] + ops["com.microsoft.QuickGelu"] + ops["com.microsoft.FusedMatMul"]
+	}
+	plain := accelerate.Config{Precision: accelerate.None, Device: accelerate.CPU}
+	for _, c := range []struct {
+		option, applied string // off: the value of plain
+		set             func(*accelerate.Config)
+		fact            func(t *testing.T, m *accelerate.Model, on bool) // that differs between plain and the option
+	}{
+		{"precision", "int4", func(c *accelerate.Config) { c.Precision = accelerate.Int4 }, func(t *testing.T, m *accelerate.Model, on bool) {
+			require.Equal(t, on, countOperators(t, m)["com.microsoft.MatMulNBits"] > 0)
+		}},
+		{"precision", "fp16", func(c *accelerate.Config) { c.Precision = accelerate.Half; c.Lenient = true }, func(t *testing.T, m *accelerate.Model, on bool) {
+			require.Equal(t, map[bool]string{true: "float16", false: "float32"}[on], use(t, m).Info().KVType)
+		}},
+		{"precision", "dynamic-int8", func(c *accelerate.Config) { c.Precision = "dynamic_int8" }, func(t *testing.T, m *accelerate.Model, on bool) {
+			require.Equal(t, on, countOperators(t, m)["com.microsoft.DynamicQuantizeMatMul"]+countOperators(t, m)["com.microsoft.MatMulIntegerToFloat"]+countOperators(t, m)["MatMulInteger"] > 0)
+		}},
+		{"attention", "plain", func(c *accelerate.Config) { c.Attention = accelerate.Plain }, func(t *testing.T, m *accelerate.Model, on bool) {
+			require.Equal(t, on, countOperators(t, m)["com.microsoft.GroupQueryAttention"] == 0)
+			require.Equal(t, on, !use(t, m).Info().SharedKV)
+		}},
+		{"fused_kernels", "false", func(c *accelerate.Config) { c.FusedKernels = new(false) }, func(t *testing.T, m *accelerate.Model, on bool) {
+			require.Equal(t, on, fused(countOperators(t, m)) == 0)
+		}},
+		{"compile", "off", func(c *accelerate.Config) { c.Compile = accelerate.CompileOff }, func(t *testing.T, m *accelerate.Model, on bool) {
+			require.Equal(t, on, !strings.Contains(outcome(t, m, "compile").Fact, root))
+		}},
+		{"compile", "reduce_overhead", func(c *accelerate.Config) { c.Compile = accelerate.ReduceOverhead }, func(t *testing.T, m *accelerate.Model, on bool) {
+			s, err := use(t, m).NewSequence()
+			require.NoError(t, err)
+			defer s.Close()
+			require.Equal(t, on, s.Capacity() == use(t, m).Info().ContextLength, "all buffers are bound from the start")
+		}},
+		{"attention", "memory_efficient", func(c *accelerate.Config) { c.Attention = accelerate.MemoryEfficient }, func(t *testing.T, m *accelerate.Model, on bool) {
+			require.Equal(t, on, use(t, m).Info().ScoresBytes == accelerate.ScoresBytes)
+		}},
+		{"kv", "fp16", func(c *accelerate.Config) { c.KV, c.DType, c.Lenient = accelerate.KVFP16, accelerate.FP16, true }, func(t *testing.T, m *accelerate.Model, on bool) {
+			require.Equal(t, on, use(t, m).Info().KVType == "float16")
+		}},
+		{"block_size", "64", func(c *accelerate.Config) { c.Precision, c.BlockSize = accelerate.Int4, 64 }, func(t *testing.T, m *accelerate.Model, on bool) {
+			require.Equal(t, on, len(m.Info().Quantization) > 0 && m.Info().Quantization[0].BlockSize == 64)
+		}},
+		{"algorithm", "hqq", func(c *accelerate.Config) {
+			c.Precision, c.Method, c.Symmetric = accelerate.Int4, quantize.HQQ, new(false)
+		}, func(t *testing.T, m *accelerate.Model, on bool) {
+			require.Equal(t, on, len(m.Info().Quantization) > 0 && !m.Info().Quantization[0].Symmetric)
+		}},
+		{"threads", "1", func(c *accelerate.Config) { c.Threads = 1 }, func(t *testing.T, m *accelerate.Model, on bool) {
+			if on {
+				require.Equal(t, 1, use(t, m).Info().Threads)
+			} else {
+				require.Equal(t, ort.DefaultThreads(), use(t, m).Info().Threads)
+			}
+		}},
+		{"prefill_chunk", "7", func(c *accelerate.Config) { c.PrefillChunk = 7 }, func(t *testing.T, m *accelerate.Model, on bool) {
+			require.Equal(t, on, use(t, m).Info().PrefillChunk == 7)
+		}},
+		{"max_context", "33", func(c *accelerate.Config) { c.MaxContext = 33 }, func(t *testing.T, m *accelerate.Model, on bool) {
+			require.Equal(t, on, use(t, m).Info().ContextLength == 33)
+		}},
+	} {
+		t.Run(c.option+"="+c.applied, func(t *testing.T) {
+			off := open(t, quick, plain)
+			c.fact(t, off, false)
+			require.NotEqual(t, c.applied, outcome(t, off, c.option).Applied)
+			conf := plain
+			conf.Strict = true
+			c.set(&conf)
+			on := open(t, quick, conf)
+			c.fact(t, on, true)
+			o := outcome(t, on, c.option)
+			require.Equal(t, c.applied, o.Applied, o)
+			require.NotEmpty(t, o.Requested)
+			require.NotEmpty(t, o.Fact)
+			require.Len(t, logits(t, on, 1, 2, 3), len(logits(t, off, 1, 2, 3)), "it runs")
+		})
+	}
+}
+
+// TestStoredGraph holds that ONNX Runtime's optimised graph is made once, with the weights where they were, and gives what
+// the model gives.
+func TestStoredGraph(t *testing.T) {
+	root := ownCache(t)
+	want := logits(t, open(t, quick, accelerate.Config{Compile: accelerate.CompileOff}), 5, 6, 7)
+	require.NoDirExists(t, filepath.Join(root, "sessions"))
+	for _, c := range []struct {
+		why     string
+		prepack bool
+	}{{"optimised", false}, {"packed weights too", true}} {
+		conf := accelerate.Config{Compile: accelerate.CompileDefault, PrepackWeights: c.prepack, Strict: true}
+		m := open(t, quick, conf)
+		require.InDeltaSlice(t, want, logits(t, m, 5, 6, 7), 1e-3, c.why)
+		dir := strings.TrimPrefix(outcome(t, m, "compile").Fact, "optimised graph loaded from ")
+		before, err := os.Stat(filepath.Join(dir, "model.onnx"))
+		require.NoError(t, err)
+		open(t, quick, conf)
+		after, err := os.Stat(filepath.Join(dir, "model.onnx"))
+		require.NoError(t, err)
+		require.True(t, os.SameFile(before, after), "it is not made again")
+		require.Equal(t, c.prepack, outcome(t, m, "prepack_weights").Applied == "true", c.why)
+		data, err := os.Stat(filepath.Join(dir, "model.onnx.data"))
+		require.NoError(t, err)
+		original, err := os.Stat(m.Info().Model.File + ".data")
+		require.NoError(t, err)
+		require.Equal(t, !c.prepack, os.SameFile(data, original), "weights are linked, not copied, unless they are packed")
+	}
+}
+
+// TestMadeFolder holds that a folder that is made already opens, and what it cannot be made into is reported or refused.
+func TestMadeFolder(t *testing.T) {
+	ownCache(t)
+	folder := out(t, "int8")
+	_, err := accelerate.Build(t.Context(), quick, folder, accelerate.Config{Precision: accelerate.Int8}, accelerate.Events{})
+	require.NoError(t, err)
+	from := accelerate.Source{Dir: folder.Dir}
+	ask := accelerate.Config{Precision: accelerate.Int4, Attention: accelerate.Plain, KV: accelerate.KVFP16, Threads: 1}
+	m := open(t, from, ask)
+	for option, applied := range map[string]string{"precision": "int8", "attention": "flash", "kv": "fp32"} {
+		o := outcome(t, m, option)
+		require.Equal(t, applied, o.Applied, option)
+		require.NotEmpty(t, o.Reason, option)
+	}
+	require.Empty(t, outcome(t, m, "threads").Reason)
+	ask.Strict = true
+	_, err = accelerate.Open(t.Context(), from, ask, accelerate.Events{})
+	require.ErrorIs(t, err, accelerate.ErrNotApplied)
+	for _, part := range []string{"precision int4", "attention plain", "kv fp16"} {
+		require.ErrorContains(t, err, part, "all at once")
+	}
+}
+
+func TestDevices(t *testing.T) {
+	ownCache(t)
+	require.NoError(t, ort.Init(ort.Environment{}))
+	m := open(t, quick, accelerate.Config{Device: accelerate.Auto, Strict: true})
+	require.NotEmpty(t, outcome(t, m, "device").Applied)
+	_, err := accelerate.Open(t.Context(), quick, accelerate.Config{Device: "NoSuchProvider"}, accelerate.Events{})
+	require.ErrorIs(t, err, ort.ErrProvider)
+	require.ErrorContains(t, err, "CPUExecutionProvider", "it lists what this library has")
+	_, err = accelerate.Open(t.Context(), quick, accelerate.Config{Device: "Mine", ProviderLibrary: filepath.Join(t.TempDir(), "absent.so")}, accelerate.Events{})
+	require.ErrorIs(t, err, ort.ErrProvider)
+	require.ErrorContains(t, err, "absent.so")
+}
+
+func TestAutotuneProfile(t *testing.T) {
+	ownCache(t)
+	conf := accelerate.Config{Compile: accelerate.MaxAutotune, BlockSize: 16}
+	require.Contains(t, outcome(t, open(t, quick, conf), "compile").Reason, "has not been tuned")
+
+	m := open(t, quick, accelerate.Config{})
+	source, err := accelerate.Source{Dir: m.Info().Model.File}.Hash()
+	require.NoError(t, err)
+	_, err = accelerate.ReadProfile(source)
+	require.ErrorIs(t, err, fs.ErrNotExist)
+	p := accelerate.Profile{Model: source, Config: accelerate.Config{Threads: 1, PrefillChunk: 31, BlockSize: 64}}
+	_, err = p.Write()
+	require.NoError(t, err)
+	tuned := open(t, quick, conf)
+	require.Empty(t, outcome(t, tuned, "compile").Reason)
+	require.Equal(t, "31", outcome(t, tuned, "prefill_chunk").Applied)
+	require.Equal(t, "16", outcome(t, tuned, "block_size").Applied, "what is said counts more")
+	read, err := accelerate.ReadProfile(source)
+	require.NoError(t, err)
+	require.Equal(t, p.Config, read.Config)
+}
+
+// TestReconfigure holds that generations finish on the set-up that they began with, and that a set-up that fails changes
+// nothing.
+func TestReconfigure(t *testing.T) {
+	ownCache(t)
+	m := open(t, quick, accelerate.Config{Precision: accelerate.None})
+	before := use(t, m)
+	ask := runner.Request{Tokens: []int32{1, 2, 3}, MaxTokens: 40, IgnoreEOS: true}
+	tokens, changed := 0, false
+	for ev, err := range m.Generate(t.Context(), ask) {
+		require.NoError(t, err)
+		if ev.Token >= 0 {
+			tokens++
+		}
+		if tokens == 5 && !changed {
+			changed = true
+			require.NoError(t, m.Reconfigure(t.Context(), accelerate.Config{Precision: accelerate.Int4, Threads: 1}))
+			require.NotSame(t, before, use(t, m))
+			require.Equal(t, "int4", outcome(t, m, "precision").Applied)
+		}
+	}
+	require.Equal(t, 40, tokens)
+
+	now := use(t, m)
+	for _, c := range []struct {
+		why  string
+		conf accelerate.Config
+		ctx  func() context.Context
+	}{
+		{"invalid", accelerate.Config{Threads: -1}, t.Context},
+		{"no such device", accelerate.Config{Device: "NoSuchProvider"}, t.Context},
+		{"cancelled", accelerate.Config{BlockSize: 64}, func() context.Context {
+			ctx, cancel := context.WithCancel(t.Context())
+			cancel()
+			return ctx
+		}},
+	} {
+		require.Error(t, m.Reconfigure(c.ctx(), c.conf), c.why)
+		require.Same(t, now, use(t, m), c.why)
+	}
+}
+
+func TestClosedModel(t *testing.T) {
+	ownCache(t)
+	m := open(t, quick, accelerate.Config{})
+	r, release, err := m.Use()
+	require.NoError(t, err)
+	require.NoError(t, m.Close())
+	require.NoError(t, m.Close(), "twice")
+	_, _, err = r.Text(t.Context(), runner.Request{Tokens: []int32{1}, MaxTokens: 1})
+	require.NoError(t, err, "who uses it goes on")
+	release()
+	_, _, err = r.Text(t.Context(), runner.Request{Tokens: []int32{1}, MaxTokens: 1})
+	require.ErrorIs(t, err, runner.ErrClosed, "the last one has closed it")
+	_, _, err = m.Use()
+	require.ErrorIs(t, err, runner.ErrClosed)
+	require.ErrorIs(t, m.Reconfigure(t.Context(), accelerate.Config{}), runner.ErrClosed)
+	for _, err := range m.Generate(t.Context(), runner.Request{Tokens: []int32{1}}) {
+		require.ErrorIs(t, err, runner.ErrClosed)
+	}
+}
