@@ -20,9 +20,10 @@ type Constraint interface {
 	Clone() Constraint
 }
 
-// constrain takes from logits what the constraint does not allow. end are the tokens that end the answer.
-func constrain(c Constraint, mask []uint32, logits []float32, end []int32) error {
-	may, err := c.Mask(mask)
+// constrain takes from logits what the constraint does not allow. end are the tokens that end the answer,
+// if it may end here (may).
+func constrain(c Constraint, mask []uint32, logits []float32, end []int32, may bool) error {
+	over, err := c.Mask(mask)
 	if err != nil {
 		return wrap(err)
 	}
@@ -30,7 +31,7 @@ func constrain(c Constraint, mask []uint32, logits []float32, end []int32) error
 		if uint(id) < uint(len(logits)) {
 			bit := uint32(1) << (id % 32)
 			mask[id/32] &^= bit
-			if may {
+			if may && over {
 				mask[id/32] |= bit
 			}
 		}

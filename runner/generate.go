@@ -8,15 +8,18 @@ import (
 	"math"
 	"slices"
 	"strings"
+	"sync"
+	"sync/atomic"
 	"time"
 
+	"github.com/qwenrt/qwenrt/runner/chat"
 	"github.com/qwenrt/qwenrt/runner/sample"
 	"github.com/qwenrt/qwenrt/runner/tokenizer"
 )
 
-// Generate gives an answer as events, one for each token, while it is made. The last event has a
-// Result; when the generation fails or ctx ends, it comes together with the error. Leaving the loop
-// ends the generation.
+// Generate gives an answer, or N of them, as events, one for each token, while it is made. The last event of
+// an answer has a Result; when the generation fails or ctx ends, it comes together with the error.
+// Leaving the loop ends the generation.
 //
 // Errors: ErrRequest, ErrContext (the prompt does not fit), ErrToken, ErrClosed, those of the
 // tokenizer, the chat template and the sampler, and the context's.
@@ -29,18 +32,126 @@ func (r *Runner) Generate(ctx context.Context, q Request) iter.Seq2[Event, error
 			defer g.close()
 			err = g.open(ctx)
 		}
-		reason := reasonOf(err)
 		if err == nil {
-			reason, err = g.answer(ctx, yield)
+			g.answers(ctx, yield)
+			return
 		}
-		if reason != left {
-			yield(g.last(reason), err)
+		yield(Event{Token: -1, Result: &Result{Reason: reasonOf(err), Total: time.Since(g.start)}}, err)
+	}
+}
+
+// GenerateBatch gives the answers to several requests: as many at a time as there are Options.Slots, and
+// without them one after the other, as side by side they would take no less time. Event.Request says to
+// which one an event belongs. An error is of that request alone; the others go on.
+func (r *Runner) GenerateBatch(ctx context.Context, requests []Request) iter.Seq2[Event, error] {
+	return func(yield func(Event, error) bool) {
+		var next atomic.Int64
+		sideBySide(min(r.lanes(), len(requests)), yield, func(_ int, show func(Event, error) bool) {
+			for i := int(next.Add(1)) - 1; i < len(requests); i = int(next.Add(1)) - 1 {
+				for ev, err := range r.Generate(ctx, requests[i]) {
+					ev.Request = i
+					if !show(ev, err) {
+						return
+					}
+				}
+			}
+		})
+	}
+}
+
+// lanes is the number of answers that are faster together than one after the other.
+func (r *Runner) lanes() int {
+	if r.scheduler == nil {
+		return 1
+	}
+	return len(r.scheduler.owners)
+}
+
+// sideBySide runs lanes at once, and yields what all of them show, from the caller's goroutine. It returns
+// when all have ended; show is false when the caller has left.
+func sideBySide(lanes int, yield func(Event, error) bool, run func(lane int, show func(Event, error) bool)) {
+	if lanes <= 1 {
+		run(0, yield)
+		return
+	}
+	type shown struct {
+		ev  Event
+		err error
+	}
+	events, gone := make(chan shown), make(chan struct{})
+	show := func(ev Event, err error) bool {
+		select {
+		case events <- shown{ev, err}:
+			return true
+		case <-gone:
+			return false
+		}
+	}
+	var group sync.WaitGroup
+	for lane := range lanes {
+		group.Go(func() { run(lane, show) })
+	}
+	go func() {
+		group.Wait()
+		close(events)
+	}()
+	defer func() { // also if the caller panics
+		close(gone)
+		for range events {
+		}
+	}()
+	for e := range events {
+		if !yield(e.ev, e.err) {
+			return
 		}
 	}
 }
 
-// Text gives the whole answer at once. On error it gives what there is by then.
+// Answer is a whole answer.
+type Answer struct {
+	Text      string
+	Reasoning string
+	ToolCalls []chat.ToolCall
+	Tokens    []int32     // with Echo, the prompt's too
+	Logprobs  []*Logprobs // for each of Tokens, if they were asked for
+	Result    Result
+}
+
+// Answers gives all answers at once. On error it gives what there is by then.
+func (r *Runner) Answers(ctx context.Context, q Request) ([]Answer, error) {
+	var all []Answer
+	var texts, reasonings []*strings.Builder
+	var err error
+	for ev, e := range r.Generate(ctx, q) {
+		for len(all) <= ev.Answer {
+			all = append(all, Answer{})
+			texts, reasonings = append(texts, new(strings.Builder)), append(reasonings, new(strings.Builder))
+		}
+		a := &all[ev.Answer]
+		texts[ev.Answer].WriteString(ev.Text)
+		reasonings[ev.Answer].WriteString(ev.Reasoning)
+		a.ToolCalls = append(a.ToolCalls, ev.ToolCalls...)
+		if ev.Result != nil {
+			a.Result = *ev.Result
+		} else {
+			a.Tokens = append(a.Tokens, ev.Token)
+			if q.Logprobs {
+				a.Logprobs = append(a.Logprobs, ev.Logprobs)
+			}
+		}
+		if e != nil {
+			err = e
+		}
+	}
+	for i := range all {
+		all[i].Text, all[i].Reasoning = texts[i].String(), reasonings[i].String()
+	}
+	return all, err
+}
+
+// Text gives the text of one answer at once; N does not count. On error it gives what there is by then.
 func (r *Runner) Text(ctx context.Context, q Request) (string, Result, error) {
+	q.N = 0
 	var text strings.Builder
 	var result Result
 	for ev, err := range r.Generate(ctx, q) {
@@ -55,8 +166,11 @@ func (r *Runner) Text(ctx context.Context, q Request) (string, Result, error) {
 	return text.String(), result, nil
 }
 
-// left is the reason of a generation whose caller has left the loop: there is nobody to tell.
-const left Reason = ""
+// Reasons that nobody is told.
+const (
+	left  Reason = ""      // the caller has left the loop
+	going Reason = "going" // the answer goes on
+)
 
 func reasonOf(err error) Reason {
 	if errors.Is(err, context.Canceled) || errors.Is(err, context.DeadlineExceeded) {
@@ -67,179 +181,384 @@ func reasonOf(err error) Reason {
 
 // generation is one call of Generate.
 type generation struct {
-	r       *Runner
-	q       Request
-	seq     decoder
-	sampler *sample.Sampler
-	limits  Constraint        // nil: none
-	mask    []uint32          // of the tokens that it allows
-	end     []int32           // tokens that end the answer
-	stream  *tokenizer.Stream // nil without a tokenizer
-	tokens  []int32           // prompt and answer
-	prompt  int               // length of the prompt
-	budget  int               // tokens that the answer may have
+	r        *Runner
+	q        Request
+	seq      decoder   // with the prompt, on which the first answer goes on
+	forks    []decoder // of it, for answers side by side
+	prompt   prompt
+	end      []int32 // tokens that end an answer
+	budget   int     // tokens that an answer may have
+	sampling sample.Params
 
-	start, first time.Time // of the call; when the first token was there
-	prefill      time.Duration
-	decode       time.Duration // from the first token to the last, of
-	decoded      int           // steps
+	behind []float32   // logits behind the prompt, where more than one answer begins with them
+	echoes []*Logprobs // of the prompt's tokens
+
+	start   time.Time // of the call
+	prefill time.Duration
 }
 
 // open does what comes before the first run.
 func (g *generation) open(ctx context.Context) (err error) {
-	if err := g.q.validate(); err != nil {
+	vocab := int(g.r.layout.vocab)
+	if err := g.q.validate(vocab); err != nil {
 		return err
 	}
-	prompt, err := g.r.tokens(ctx, &g.q)
-	if err != nil {
+	if g.prompt, err = g.r.prompt(ctx, &g.q); err != nil {
 		return err
 	}
-	if len(prompt) >= g.r.context {
-		return fmt.Errorf("runner: %w: the prompt has %d tokens, the context %d", ErrContext, len(prompt), g.r.context)
+	n := len(g.prompt.tokens)
+	if n >= g.r.context {
+		return fmt.Errorf("runner: %w: the prompt has %d tokens, the context %d", ErrContext, n, g.r.context)
 	}
-	g.prompt = len(prompt)
-	g.budget = g.r.context - g.prompt
+	g.budget = g.r.context - n
 	if g.q.MaxTokens > 0 {
 		g.budget = min(g.budget, g.q.MaxTokens)
-	}
-	soon := g.prompt + min(g.budget, cacheStep)
-	g.tokens = append(make([]int32, 0, soon), prompt...)
-	params := g.r.config.sampling
-	if g.q.Sampling != nil {
-		params = *g.q.Sampling
-	}
-	if g.sampler, err = sample.New(params, int(g.r.layout.vocab)); err != nil {
-		return wrap(err)
-	}
-	if g.r.tok != nil {
-		g.stream = g.r.tok.NewStream(tokenizer.DecodeOptions{ShowSpecial: g.q.ShowSpecial})
 	}
 	if !g.q.IgnoreEOS {
 		g.end = g.r.config.stop
 	}
 	g.end = slices.Concat(g.end, g.q.StopTokens)
-	if g.q.Constraint != nil {
-		g.limits = g.q.Constraint.Clone()
-		g.mask = make([]uint32, (g.r.layout.vocab+31)/32)
+	g.sampling = g.q.sampling(g.r)
+	if err := g.sampling.ValidateFor(vocab); err != nil {
+		return wrap(err)
 	}
 	if g.seq, err = g.r.newDecoder(ctx); err != nil {
 		return err
 	}
-	return g.seq.Reserve(soon) // or a prompt that just fits would be copied for the first token
+	return g.seq.Reserve(n + min(g.budget, cacheStep)) // or a prompt that just fits would be copied for the first token
 }
 
 func (g *generation) close() {
+	for _, f := range g.forks {
+		f.Close()
+	}
 	if g.seq != nil {
 		g.seq.Close()
 	}
 }
 
-// answer shows tokens as they are made, until something ends the answer.
-func (g *generation) answer(ctx context.Context, show func(Event, error) bool) (Reason, error) {
-	logits, err := g.runPrompt(ctx)
-	defer g.seq.Watch(ctx)() // once, so that a step costs nothing for it
-	for err == nil {
-		if g.limits != nil && g.limits.Done() {
+// answers gives all answers.
+func (g *generation) answers(ctx context.Context, show func(Event, error) bool) {
+	n := max(1, g.q.N)
+	lanes := min(n, g.r.lanes())
+	logits, err := g.runPrompt(ctx, lanes)
+	if err != nil {
+		show(g.answer(0, g.seq).last(reasonOf(err)), err)
+		return
+	}
+	if n > 1 {
+		g.behind = slices.Clone(logits)
+	}
+	sideBySide(lanes, show, func(lane int, show func(Event, error) bool) {
+		seq := g.seq
+		if lane > 0 {
+			seq = g.forks[lane-1]
+		}
+		defer seq.Watch(ctx)() // once, so that a step costs nothing for it
+		for i := lane; i < n; i += lanes {
+			a := g.answer(i, seq)
+			reason, err := a.begin(ctx, logits, show)
+			if reason == left || !show(a.last(reason), err) || err != nil {
+				return
+			}
+		}
+	})
+}
+
+// runPrompt does what all answers share. The logits are those behind the prompt.
+func (g *generation) runPrompt(ctx context.Context, lanes int) (logits []float32, err error) {
+	start := time.Now()
+	if logits, err = g.seq.Prefill(ctx, g.prompt.tokens); err != nil {
+		return nil, err
+	}
+	g.prefill = time.Since(start)
+	for len(g.forks) < lanes-1 {
+		f, err := g.seq.fork()
+		if err != nil {
+			return nil, err
+		}
+		g.forks = append(g.forks, f)
+	}
+	if g.q.Echo && g.q.Logprobs {
+		return logits, g.scorePrompt(ctx)
+	}
+	return logits, nil
+}
+
+// scorePrompt finds the log-probabilities of the prompt's tokens. The sequence of a generation runs the last
+// row only, and may have taken its prompt from a cache: so this is a sequence of its own.
+func (g *generation) scorePrompt(ctx context.Context) error {
+	s, err := g.r.NewSequence()
+	if err != nil {
+		return err
+	}
+	defer s.Close()
+	tokens := g.prompt.tokens
+	g.echoes = make([]*Logprobs, len(tokens))
+	return s.Score(ctx, tokens, func(i int, logits []float32) error {
+		if i+1 < len(tokens) {
+			g.r.withoutPadding(logits)
+			g.echoes[i+1] = g.logprobs(logits)
+			g.echoes[i+1].Token += float64(logits[tokens[i+1]])
+		}
+		return nil
+	})
+}
+
+// logprobs gives the likeliest tokens, and in Token what is to be added to the logit of the chosen one.
+func (g *generation) logprobs(logits []float32) *Logprobs {
+	total := sample.LogSum(logits)
+	p := &Logprobs{Token: -total}
+	for _, id := range sample.Best(logits, g.q.TopLogprobs) {
+		p.Top = append(p.Top, sample.Logprob{Token: id, Logprob: float64(logits[id]) - total})
+	}
+	return p
+}
+
+// withoutPadding takes out the rows of the model's tables for which the tokenizer has no token.
+func (r *Runner) withoutPadding(logits []float32) {
+	if r.tok == nil {
+		return
+	}
+	for i := r.tok.VocabSize(); i < len(logits); i++ {
+		logits[i] = float32(math.Inf(-1))
+	}
+}
+
+// answer is one answer of a generation.
+type answer struct {
+	g       *generation
+	seq     decoder
+	sampler *sample.Sampler
+	index   int
+	text    []int32           // tokens of prompt and answer
+	limits  Constraint        // nil: none
+	mask    []uint32          // of the tokens that it allows
+	stream  *tokenizer.Stream // nil without a tokenizer
+	stops   stops
+	parser  *chat.Parser // nil where the prompt is no conversation
+	called  bool         // the answer has tool calls
+
+	first   time.Time     // when the first token was there
+	decode  time.Duration // from the first token to the last, of
+	decoded int           // steps
+}
+
+func (g *generation) answer(index int, seq decoder) *answer {
+	a := &answer{g: g, seq: seq, index: index}
+	n := len(g.prompt.tokens)
+	a.text = append(make([]int32, 0, n+min(g.budget, cacheStep)), g.prompt.tokens...)
+	if g.q.Constraint != nil {
+		a.limits = g.q.Constraint.Clone()
+		a.mask = make([]uint32, (g.r.layout.vocab+31)/32)
+	}
+	if g.r.tok != nil {
+		a.stream = g.r.tok.NewStream(tokenizer.DecodeOptions{ShowSpecial: g.q.ShowSpecial})
+		a.stops.list = g.q.StopStrings
+		if len(g.q.Messages) > 0 {
+			a.parser = chat.NewParser(g.prompt.thinks, len(g.q.Tools) > 0)
+		}
+	}
+	return a
+}
+
+// made is the number of tokens that the answer has.
+func (a *answer) made() int { return len(a.text) - len(a.g.prompt.tokens) }
+
+// begin goes back behind the prompt, where another answer has been before, and runs. The logits behind the
+// prompt are its own where there is but one answer: they are changed.
+func (a *answer) begin(ctx context.Context, logits []float32, show func(Event, error) bool) (reason Reason, err error) {
+	params := a.g.sampling
+	params.Seed += uint64(a.index)
+	if a.sampler, err = sample.New(params, len(logits)); err != nil {
+		return Failed, wrap(err)
+	}
+	if a.g.behind != nil {
+		logits = slices.Clone(a.g.behind)
+	}
+	if err := a.seq.Truncate(len(a.g.prompt.tokens)); err != nil {
+		return Failed, err
+	}
+	return a.run(ctx, logits, show)
+}
+
+// run shows tokens as they are made, until something ends the answer.
+func (a *answer) run(ctx context.Context, logits []float32, show func(Event, error) bool) (Reason, error) {
+	if a.g.q.Echo {
+		if reason, err := a.echo(show); reason != going {
+			return reason, err
+		}
+	}
+	for {
+		if a.limits != nil && !a.thinks() && a.limits.Done() {
 			return Stop, nil
 		}
-		var ev Event
-		if ev.Token, err = g.choose(logits); err != nil {
-			break
+		ev := Event{Answer: a.index}
+		if err := a.choose(logits, &ev); err != nil {
+			return reasonOf(err), err
 		}
-		if slices.Contains(g.end, ev.Token) {
+		if slices.Contains(a.g.end, ev.Token) {
 			return Stop, nil
 		}
-		if err = g.accept(ev.Token); err != nil {
-			break
-		}
-		g.tokens = append(g.tokens, ev.Token)
-		if ev.Text, err = g.text(ev.Token); err != nil {
-			break
+		stopped, err := a.add(&ev)
+		if err != nil {
+			return reasonOf(err), err
 		}
 		if !show(ev, nil) {
 			return left, nil
 		}
-		if len(g.tokens)-g.prompt == g.budget {
+		switch {
+		case stopped:
+			return Stop, nil
+		case a.made() == a.g.budget:
 			return Length, nil
+		case ctx.Err() != nil: // ended by the caller: no token more
+			return Cancelled, wrap(ctx.Err())
 		}
-		if err = ctx.Err(); err != nil { // ended by the caller: no token more
-			err = wrap(err)
-			break
+		if logits, err = a.seq.Decode(context.Background(), ev.Token); err != nil {
+			return reasonOf(err), err
 		}
-		logits, err = g.seq.Decode(context.Background(), ev.Token)
 	}
-	return reasonOf(err), err
 }
 
-func (g *generation) runPrompt(ctx context.Context) ([]float32, error) {
-	start := time.Now()
-	logits, err := g.seq.Prefill(ctx, g.tokens)
-	g.prefill = time.Since(start)
-	return logits, err
+// echo shows the prompt.
+func (a *answer) echo(show func(Event, error) bool) (Reason, error) {
+	for i, token := range a.g.prompt.tokens {
+		ev := Event{Answer: a.index, Token: token, Prompt: true}
+		if a.g.echoes != nil {
+			ev.Logprobs = a.g.echoes[i]
+		}
+		var err error
+		if ev.Text, err = a.decodeToken(token); err != nil {
+			return reasonOf(err), err
+		}
+		if !show(ev, nil) {
+			return left, nil
+		}
+	}
+	return going, nil
 }
 
-// choose takes a token, and its time.
-func (g *generation) choose(logits []float32) (int32, error) {
-	if g.r.tok != nil {
-		for i := g.r.tok.VocabSize(); i < len(logits); i++ {
-			logits[i] = float32(math.Inf(-1))
-		}
+// thinks reports whether the answer is within its reasoning, which is not restricted.
+func (a *answer) thinks() bool { return a.parser != nil && a.parser.Reasoning() }
+
+// choose takes a token, its probability, and its time.
+func (a *answer) choose(logits []float32, ev *Event) (err error) {
+	a.g.r.withoutPadding(logits)
+	if a.g.q.Logprobs {
+		ev.Logprobs = a.g.logprobs(logits)
 	}
-	if g.limits != nil {
-		if err := constrain(g.limits, g.mask, logits, g.end); err != nil {
-			return 0, err
-		}
+	if err := a.restrict(logits); err != nil {
+		return err
 	}
-	token, err := g.sampler.Next(logits, g.tokens, g.prompt)
-	if err != nil {
-		return 0, wrap(err)
+	if ev.Token, err = a.sampler.Next(logits, a.text, len(a.g.prompt.tokens)); err != nil {
+		return wrap(err)
 	}
-	if now := time.Now(); g.first.IsZero() {
-		g.first = now
+	if ev.Logprobs != nil {
+		ev.Logprobs.Token += float64(logits[ev.Token])
+	}
+	if now := time.Now(); a.first.IsZero() {
+		a.first = now
 	} else {
-		g.decode = now.Sub(g.first)
-		g.decoded++
+		a.decode = now.Sub(a.first)
+		a.decoded++
 	}
-	return token, nil
+	return nil
 }
 
-// accept tells the constraint of a token.
-func (g *generation) accept(token int32) error {
-	if g.limits == nil {
-		return nil
+// restrict takes out the tokens that may not come next.
+func (a *answer) restrict(logits []float32) error {
+	long := a.made() >= a.g.q.MinTokens
+	if a.limits != nil && !a.thinks() {
+		return constrain(a.limits, a.mask, logits, a.g.end, long)
 	}
-	return wrap(g.limits.Accept(token))
+	if !long || a.limits != nil { // which is to come yet
+		for _, id := range a.g.end {
+			if uint(id) < uint(len(logits)) {
+				logits[id] = float32(math.Inf(-1))
+			}
+		}
+	}
+	return nil
 }
 
-// text is what can be shown with one token more. An id between others that no token has, such as one
+// add makes the token of an event part of the answer, fills in what can be shown with it, and reports whether
+// a stop string has ended the answer.
+func (a *answer) add(ev *Event) (stopped bool, err error) {
+	if a.limits != nil && !a.thinks() {
+		if err := a.limits.Accept(ev.Token); err != nil {
+			return false, wrap(err)
+		}
+	}
+	a.text = append(a.text, ev.Token)
+	if a.stream == nil {
+		return false, nil
+	}
+	text, err := a.decodeToken(ev.Token)
+	if err != nil {
+		return false, err
+	}
+	if a.made() >= a.g.q.MinTokens {
+		text, stopped = a.stops.next(text)
+	}
+	a.part(text, ev)
+	return stopped, nil
+}
+
+// decodeToken is the text that is complete with a token. An id between others that no token has, such as one
 // left free in a tokenizer, has no text.
-func (g *generation) text(token int32) (string, error) {
-	if g.stream == nil {
+func (a *answer) decodeToken(token int32) (string, error) {
+	if a.stream == nil {
 		return "", nil
 	}
-	text, err := g.stream.Next(token)
+	text, err := a.stream.Next(token)
 	if err != nil && !errors.Is(err, tokenizer.ErrTokenRange) {
 		return "", wrap(err)
 	}
 	return text, nil
 }
 
-// last is the event that ends the answer.
-func (g *generation) last(reason Reason) Event {
-	ev := Event{Token: -1, Result: &Result{
-		Reason:          reason,
-		PromptTokens:    g.prompt,
-		Total:           time.Since(g.start),
-		TokensPerSecond: rate(g.decoded, g.decode),
-	}}
-	if !g.first.IsZero() {
-		ev.Result.GeneratedTokens = len(g.tokens) - g.prompt
-		ev.Result.TTFT = g.first.Sub(g.start)
-		ev.Result.PromptPerSecond = rate(g.prompt, g.prefill)
-		ev.Result.CachedTokens = g.seq.cached()
+// part puts a piece of text where it belongs.
+func (a *answer) part(text string, ev *Event) {
+	if a.parser == nil {
+		ev.Text = text
+		return
 	}
-	if g.stream != nil {
-		ev.Text = g.stream.Flush()
+	a.put(a.parser.Next(text), ev)
+}
+
+func (a *answer) put(d chat.Delta, ev *Event) {
+	ev.Text += d.Text
+	ev.Reasoning += d.Reasoning
+	ev.ToolCalls = append(ev.ToolCalls, d.ToolCalls...)
+	a.called = a.called || len(d.ToolCalls) > 0
+}
+
+// last is the event that ends the answer.
+func (a *answer) last(reason Reason) Event {
+	g := a.g
+	ev := Event{Answer: a.index, Token: -1}
+	if a.stream != nil && !a.stops.stopped {
+		text, _ := a.stops.next(a.stream.Flush())
+		a.part(text+a.stops.rest(), &ev)
+	}
+	if a.parser != nil {
+		a.put(a.parser.Flush(), &ev)
+	}
+	if reason == Stop && a.called {
+		reason = ToolCalls
+	}
+	ev.Result = &Result{
+		Reason:          reason,
+		PromptTokens:    len(g.prompt.tokens),
+		Total:           time.Since(g.start),
+		TokensPerSecond: rate(a.decoded, a.decode),
+	}
+	if !a.first.IsZero() {
+		ev.Result.GeneratedTokens = a.made()
+		ev.Result.TTFT = a.first.Sub(g.start)
+		ev.Result.PromptPerSecond = rate(len(g.prompt.tokens), g.prefill)
+		ev.Result.CachedTokens = g.seq.cached()
 	}
 	return ev
 }

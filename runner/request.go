@@ -4,20 +4,25 @@ import (
 	"context"
 	"encoding/json"
 	"fmt"
+	"math"
+	"slices"
 	"strings"
 	"time"
+	"unicode/utf8"
 
 	"github.com/qwenrt/qwenrt/runner/chat"
 	"github.com/qwenrt/qwenrt/runner/sample"
 )
 
-// Request asks for one generation. Exactly one of Messages, Prompt and Tokens says what to go on from.
+// Request asks for one generation. Exactly one of Messages, Prompt and Tokens says what to go on from; the
+// zero value of everything else works.
 type Request struct {
 	// Messages are a conversation, to which the model's chat template is applied. What looks like a
-	// special token in them is one, as in transformers.
+	// special token in them is one, as in transformers. Reasoning, and tool calls if there are Tools, are
+	// taken out of the answer's text; see chat.Parser.
 	Messages []chat.Message
 	// Think switches the model's thinking on or off where its template has such a switch. Nil
-	// leaves it to the template; Qwen3 then thinks.
+	// leaves it to the template; Qwen3 then thinks. With a Constraint nil is off.
 	Think *bool
 	// Tools are descriptions of functions that the template shows to the model, each a JSON object.
 	Tools []json.RawMessage
@@ -28,30 +33,75 @@ type Request struct {
 
 	// MaxTokens bounds the answer. 0: what is left of the context.
 	MaxTokens int
+	// MinTokens is how many tokens an answer has at least: before them it has no end token, and stop strings
+	// do not count.
+	MinTokens int
+	// N is the number of answers; they share the prefill of the prompt, and come one after the other, or
+	// as many at a time as there are Options.Slots. Answer i has the seed Sampling.Seed + i. 0 is 1; at
+	// most 128.
+	N int
 	// Sampling says how tokens are chosen. Nil: as the model's generation_config.json recommends
 	// (see Info.Sampling), or greedily where it does not; with seed 0, so that the same request gets
 	// the same answer. Tokens for which the tokenizer has no text are never chosen if their ids lie
 	// behind its last one: they only pad the model's tables.
 	Sampling *sample.Params
-	// StopTokens end the answer, beside the model's own end tokens. They are not part of it.
+	// StopTokens end the answer, beside the model's own end tokens. They are not part of it. At most 1,024.
 	StopTokens []int32
+	// StopStrings end the answer where its text contains one of them, reasoning and markup of tool calls
+	// included. They are not part of the text. At most 128, of 16 KiB together.
+	StopStrings []string
 	// IgnoreEOS goes on behind the model's end tokens.
 	IgnoreEOS bool
-	// Constraint restricts the answer, to a grammar for example. Nil: none.
+	// Constraint restricts the answer, to a grammar for example; reasoning is not restricted. Nil: none.
 	Constraint Constraint
+
+	// Logprobs asks for the log-probability of each token as the model has it, before Sampling and
+	// Constraint; TopLogprobs for those of this many tokens that are likeliest beside. At most 100.
+	Logprobs    bool
+	TopLogprobs int
+	// Echo begins each answer with the prompt, an event for each of its tokens. With Logprobs the prompt is
+	// run twice, and the logits of a chunk of it are in memory; see Sequence.Score.
+	Echo bool
 	// ShowSpecial keeps special tokens in the text.
 	ShowSpecial bool
 }
 
-// Event is a piece of an answer.
+// Bounds of a request. They are far above what is of use, and keep the work for each token small.
+const (
+	maxAnswers     = 128
+	maxStopTokens  = 1024
+	maxStops       = 128
+	maxStopBytes   = 16 << 10
+	maxTopLogprobs = 100
+	maxTools       = 1024
+	bytesPerToken  = 64 // of a prompt, on average; text has 3 to 5
+)
+
+// Event is a piece of an answer: a token, or the end.
 type Event struct {
+	// Request is the request's place in a batch, Answer the answer's among those to one request.
+	Request, Answer int
 	// Text is what can be shown by now: whole characters. It may be empty, and always is where the
 	// model has no tokenizer. The texts of all events add up to the answer.
 	Text string
+	// Reasoning is what the model thinks before it answers, where the prompt was a conversation.
+	Reasoning string
+	// ToolCalls are the calls that are complete by now. Malformed ones are part of Text.
+	ToolCalls []chat.ToolCall
 	// Token is the id that brought it, -1 in the last event.
 	Token int32
-	// Result is set in the last event, and in no other.
+	// Prompt marks an event of the prompt; see Request.Echo.
+	Prompt bool
+	// Logprobs is there if it was asked for, except in the last event and for the first token of a prompt.
+	Logprobs *Logprobs
+	// Result is set in the last event of an answer, and in no other.
 	Result *Result
+}
+
+// Logprobs are log-probabilities at one place of an answer.
+type Logprobs struct {
+	Token float64          // of the token that was chosen
+	Top   []sample.Logprob // the likeliest ones, from the likeliest down
 }
 
 // Reason says why a generation ended.
@@ -59,13 +109,14 @@ type Reason string
 
 // The reasons, named as the OpenAI API's finish_reason where it has them.
 const (
-	Stop      Reason = "stop"      // an end token
-	Length    Reason = "length"    // MaxTokens, or the end of the context
-	Cancelled Reason = "cancelled" // the context ended
+	Stop      Reason = "stop"       // an end token, a stop string, or nothing more that Constraint allows
+	ToolCalls Reason = "tool_calls" // as Stop, and the answer has tool calls
+	Length    Reason = "length"     // MaxTokens, or the end of the context
+	Cancelled Reason = "cancelled"  // the context ended
 	Failed    Reason = "error"
 )
 
-// Result sums a generation up.
+// Result sums an answer up.
 type Result struct {
 	Reason          Reason
 	PromptTokens    int
@@ -79,9 +130,33 @@ type Result struct {
 	PromptPerSecond, TokensPerSecond float64
 }
 
-// validate reports all that is wrong with the request itself.
-func (q *Request) validate() error {
-	var faults []string
+// TPOT is the time per output token behind the first; 0 where there was none.
+func (r Result) TPOT() time.Duration {
+	if r.TokensPerSecond == 0 {
+		return 0
+	}
+	return time.Duration(float64(time.Second) / r.TokensPerSecond)
+}
+
+// faults collects all that is wrong with something.
+type faults []string
+
+func (f *faults) add(format string, args ...any) { *f = append(*f, fmt.Sprintf(format, args...)) }
+
+// within wants a number from least to most.
+func (f *faults) within(name string, n, least, most int) {
+	switch {
+	case n >= least && n <= most:
+	case most == math.MaxInt:
+		f.add("%s is %d, below %d", name, n, least)
+	default:
+		f.add("%s is %d, not from %d to %d", name, n, least, most)
+	}
+}
+
+// validate reports all that is wrong with the request itself, for a vocabulary.
+func (q *Request) validate(vocab int) error {
+	var f faults
 	given := 0
 	for _, is := range []bool{len(q.Messages) > 0, q.Prompt != "", len(q.Tokens) > 0} {
 		if is {
@@ -89,47 +164,128 @@ func (q *Request) validate() error {
 		}
 	}
 	if given != 1 {
-		faults = append(faults, "give exactly one of Messages, Prompt and Tokens, not empty")
+		f.add("give exactly one of Messages, Prompt and Tokens, not empty")
 	}
 	if q.MaxTokens < 0 {
-		faults = append(faults, fmt.Sprintf("MaxTokens is %d: want 0 for the rest of the context, or a positive number", q.MaxTokens))
+		f.add("MaxTokens is %d: want 0 for the rest of the context, or a positive number", q.MaxTokens)
+	}
+	f.within("MinTokens", q.MinTokens, 0, math.MaxInt)
+	if q.MaxTokens > 0 && q.MinTokens > q.MaxTokens {
+		f.add("MinTokens is %d, above MaxTokens, which is %d", q.MinTokens, q.MaxTokens)
+	}
+	f.within("N", q.N, 0, maxAnswers)
+	f.within("TopLogprobs", q.TopLogprobs, 0, maxTopLogprobs)
+	if q.TopLogprobs > 0 && !q.Logprobs {
+		f.add("TopLogprobs is %d without Logprobs", q.TopLogprobs)
 	}
 	if q.Sampling != nil {
-		if err := q.Sampling.Validate(); err != nil {
-			faults = append(faults, err.Error())
+		if err := q.Sampling.ValidateFor(vocab); err != nil {
+			f.add("%v", err)
 		}
 	}
-	if len(faults) > 0 {
-		return fmt.Errorf("runner: %w: %s", ErrRequest, strings.Join(faults, "; "))
+	q.stopFaults(&f, vocab)
+	q.toolFaults(&f)
+	if len(f) > 0 {
+		return fmt.Errorf("runner: %w: %s", ErrRequest, strings.Join(f, "; "))
 	}
 	return nil
 }
 
-// tokens turns the request into the ids to prefill.
-func (r *Runner) tokens(ctx context.Context, q *Request) ([]int32, error) {
+func (q *Request) stopFaults(f *faults, vocab int) {
+	f.within("number of StopTokens", len(q.StopTokens), 0, maxStopTokens)
+	bad := slices.IndexFunc(q.StopTokens, func(id int32) bool { return id < 0 || int(id) >= vocab })
+	if bad >= 0 {
+		f.add("StopTokens[%d] is %d, not one of 0 to %d", bad, q.StopTokens[bad], vocab-1)
+	}
+	f.within("number of StopStrings", len(q.StopStrings), 0, maxStops)
+	size := 0
+	for _, s := range q.StopStrings {
+		size += len(s)
+	}
+	if size > maxStopBytes {
+		f.add("StopStrings have %d bytes, more than %d", size, maxStopBytes)
+		return
+	}
+	bad = slices.IndexFunc(q.StopStrings, func(s string) bool { return s == "" || !utf8.ValidString(s) })
+	if bad >= 0 {
+		f.add("StopStrings[%d] is empty or not UTF-8: %q", bad, q.StopStrings[bad])
+	}
+}
+
+func (q *Request) toolFaults(f *faults) {
+	f.within("number of Tools", len(q.Tools), 0, maxTools)
+	if len(q.Tools) > 0 && len(q.Messages) == 0 {
+		f.add("Tools belong to Messages")
+	}
+	bad := slices.IndexFunc(q.Tools, func(t json.RawMessage) bool {
+		return !json.Valid(t) || !strings.HasPrefix(strings.TrimLeft(string(t), " \t\r\n"), "{")
+	})
+	if bad >= 0 {
+		f.add("Tools[%d] is not a JSON object", bad)
+	}
+}
+
+// sampling is the request's, or what the model recommends.
+func (q *Request) sampling(r *Runner) sample.Params {
+	if q.Sampling != nil {
+		return *q.Sampling
+	}
+	return r.config.sampling
+}
+
+// prompt is what a generation goes on from.
+type prompt struct {
+	tokens []int32
+	thinks bool // it ends within reasoning
+}
+
+// prompt turns the request into the ids to prefill.
+func (r *Runner) prompt(ctx context.Context, q *Request) (prompt, error) {
 	if len(q.Tokens) > 0 {
-		return q.Tokens, nil
+		return prompt{tokens: q.Tokens}, nil
 	}
 	if r.tok == nil {
-		return nil, r.tokErr
+		return prompt{}, r.tokErr
 	}
-	text := q.Prompt
+	text, thinks := q.Prompt, false
 	if len(q.Messages) > 0 {
-		if r.template == nil {
-			return nil, r.tmplErr
-		}
 		var err error
-		text, err = r.template.Render(ctx, q.Messages, chat.Options{AddGenerationPrompt: true, EnableThinking: q.Think, Tools: q.Tools})
-		if err != nil {
-			return nil, wrap(err)
+		if text, thinks, err = r.render(ctx, q); err != nil {
+			return prompt{}, err
 		}
+	}
+	if len(text)/bytesPerToken > r.context { // before it is tokenised, which takes as long as it is
+		return prompt{}, fmt.Errorf("runner: %w: the prompt has %d bytes, more than %d for each of the %d tokens of the context", ErrContext, len(text), bytesPerToken, r.context)
 	}
 	ids, err := r.tok.Encode(text)
 	if err != nil {
-		return nil, wrap(err)
+		return prompt{}, wrap(err)
 	}
 	if len(ids) == 0 {
-		return nil, fmt.Errorf("runner: %w: the prompt has no tokens", ErrRequest)
+		return prompt{}, fmt.Errorf("runner: %w: the prompt has no tokens", ErrRequest)
 	}
-	return ids, nil
+	return prompt{ids, thinks}, nil
+}
+
+const thinkOpen = "<think>"
+
+// render applies the chat template, and reports whether the answer begins within reasoning.
+func (r *Runner) render(ctx context.Context, q *Request) (text string, thinks bool, err error) {
+	if r.template == nil {
+		return "", false, r.tmplErr
+	}
+	think := q.Think
+	if think == nil && q.Constraint != nil {
+		think = new(false)
+	}
+	text, err = r.template.Render(ctx, q.Messages, chat.Options{AddGenerationPrompt: true, EnableThinking: think, Tools: q.Tools})
+	if err != nil {
+		return "", false, wrap(err)
+	}
+	thinks = chat.Thinks(text)
+	if _, known := r.tok.TokenID(thinkOpen); q.Constraint != nil && think != nil && *think && !thinks && known {
+		// Whether the model begins to think decides from where on it is restricted: so that is not left to it.
+		text, thinks = text+thinkOpen+"\n", true
+	}
+	return text, thinks, nil
 }

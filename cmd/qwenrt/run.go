@@ -2,7 +2,6 @@ package main
 
 import (
 	"cmp"
-	"encoding/json"
 	"fmt"
 	"io"
 	"math/rand/v2"
@@ -156,17 +155,14 @@ func (p *program) prompt(flag string) (string, error) {
 
 // stream prints an answer as it comes, and then its statistics.
 func (p *program) stream(c *cli.Context, r *runner.Runner, q runner.Request) error {
-	endsLine := true
+	out := &answerWriter{w: p.stdout}
 	for ev, err := range r.Generate(c.Context, q) {
-		if ev.Text != "" {
-			endsLine = strings.HasSuffix(ev.Text, "\n")
-			if _, werr := io.WriteString(p.stdout, ev.Text); werr != nil {
-				return werr
-			}
+		if werr := out.show(ev); werr != nil {
+			return werr
 		}
 		if ev.Result != nil && ev.Result.PromptTokens > 0 {
-			if !endsLine {
-				fmt.Fprintln(p.stdout)
+			if werr := out.end(); werr != nil {
+				return werr
 			}
 			fmt.Fprintln(p.stderr, statistics(ev.Result))
 		}
@@ -190,6 +186,7 @@ func statistics(r *runner.Result) string {
 type completion struct {
 	Model            string  `json:"model"`
 	Text             string  `json:"text"`
+	Reasoning        string  `json:"reasoning,omitempty"`
 	FinishReason     string  `json:"finish_reason"` // stop, length or cancelled
 	PromptTokens     int     `json:"prompt_tokens"`
 	CompletionTokens int     `json:"completion_tokens"`
@@ -200,21 +197,20 @@ type completion struct {
 
 // answerJSON prints an object for a whole answer, and for one that was interrupted.
 func (p *program) answerJSON(c *cli.Context, r *runner.Runner, q runner.Request, model string) error {
-	text, res, err := r.Text(c.Context, q)
-	if err != nil && res.Reason != runner.Cancelled {
+	answers, err := r.Answers(c.Context, q)
+	if err != nil && answers[0].Result.Reason != runner.Cancelled {
 		return err
 	}
-	e := json.NewEncoder(p.stdout)
-	e.SetEscapeHTML(false)
-	e.SetIndent("", "  ")
-	return cmp.Or(e.Encode(completion{
+	a := answers[0]
+	return cmp.Or(p.writeJSON(completion{
 		Model:            model,
-		Text:             text,
-		FinishReason:     string(res.Reason),
-		PromptTokens:     res.PromptTokens,
-		CompletionTokens: res.GeneratedTokens,
-		TTFT:             res.TTFT.Seconds(),
-		PromptPerSecond:  res.PromptPerSecond,
-		TokensPerSecond:  res.TokensPerSecond,
+		Text:             a.Text,
+		Reasoning:        a.Reasoning,
+		FinishReason:     string(a.Result.Reason),
+		PromptTokens:     a.Result.PromptTokens,
+		CompletionTokens: a.Result.GeneratedTokens,
+		TTFT:             a.Result.TTFT.Seconds(),
+		PromptPerSecond:  a.Result.PromptPerSecond,
+		TokensPerSecond:  a.Result.TokensPerSecond,
 	}), err)
 }

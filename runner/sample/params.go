@@ -59,10 +59,11 @@ const (
 )
 
 // Validate returns nil, or one error that wraps ErrParams and lists every fault. Whether the tokens of
-// LogitBias are in the vocabulary is for New to say.
-func (p Params) Validate() error { return p.validate(math.MaxInt32) }
+// LogitBias are in the vocabulary is for ValidateFor to say.
+func (p Params) Validate() error { return p.ValidateFor(math.MaxInt32) }
 
-func (p Params) validate(vocab int) error {
+// ValidateFor is Validate for a vocabulary.
+func (p Params) ValidateFor(vocab int) error {
 	var faults []string
 	within := func(name string, value, least, most float64) {
 		if !(least <= value && value <= most) { // NaN too

@@ -49,7 +49,7 @@ func New(params Params, vocab int) (*Sampler, error) {
 
 // Reset makes the sampler as New would make it with params, and keeps its buffers.
 func (s *Sampler) Reset(params Params) error {
-	if err := params.validate(s.vocab); err != nil {
+	if err := params.ValidateFor(s.vocab); err != nil {
 		return err
 	}
 	s.params = params
