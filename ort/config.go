@@ -6,6 +6,7 @@ import (
 	"slices"
 	"strings"
 
+	"github.com/klauspost/cpuid/v2"
 	binding "github.com/yalue/onnxruntime_go"
 
 	"github.com/qwenrt/qwenrt/ort/internal/capi"
@@ -43,8 +44,8 @@ type SessionConfig struct {
 	NoMemPattern bool
 	// ConfigEntries are further settings, with the keys of ONNX Runtime's
 	// onnxruntime_session_options_config_keys.h. They win over the fields above, and over the one setting that is made
-	// here: session.x64quantprecision is 1, for x86 CPUs whose fastest instructions for products of 8-bit integers
-	// saturate (those without VNNI). They then take slower ones, and give the same results as others.
+	// here: on x86 CPUs without VNNI instructions session.x64quantprecision is 1. Their fastest instructions for products
+	// of 8-bit integers saturate; with it slower ones are taken, which give the same results as other CPUs.
 	ConfigEntries map[string]string
 }
 
@@ -173,9 +174,18 @@ func (c *SessionConfig) apply(lib *runtimeLibrary, o *binding.SessionOptions) er
 	return nil
 }
 
+// saturates reports whether pairs of products of unsigned and signed 8-bit integers are added in 16 bits, which is too
+// few. ONNX Runtime's own test is coarser: with the setting it gives up VNNI instructions too (1.32, mlas/lib/platform.cpp).
+func saturates(cpu cpuid.CPUInfo) bool {
+	return cpu.Supports(cpuid.AVX2) && !cpu.Supports(cpuid.AVX512VNNI) && !cpu.Supports(cpuid.AVXVNNI)
+}
+
 // entries returns the configuration entries, those that stand for fields too.
 func (c *SessionConfig) entries() map[string]string {
-	entries := map[string]string{keyExactIntegers: "1"}
+	entries := map[string]string{}
+	if saturates(cpuid.CPU) {
+		entries[keyExactIntegers] = "1"
+	}
 	switch c.Spin {
 	case SpinOn:
 		entries[keySpinning] = "1"

@@ -71,9 +71,6 @@ type genaiDecoder struct {
 type genaiSession struct {
 	LogID           string `json:"log_id"`
 	ProviderOptions []any  `json:"provider_options"`
-	// ExactIntegers, as 1, keeps products of 8-bit integers from saturating on x86 CPUs without VNNI instructions, at some
-	// cost there. Members with the name of a configuration entry of ONNX Runtime are handed to it.
-	ExactIntegers string `json:"session.x64quantprecision,omitempty"`
 }
 
 type genaiSearch struct {
@@ -224,9 +221,6 @@ func newGenAI(f Facts, m *ir.Model) (*genaiConfig, error) {
 			TopP:              f.Sampling.TopP,
 		},
 	}
-	if multipliesIntegers(m) {
-		c.Model.Decoder.SessionOptions.ExactIntegers = "1"
-	}
 	for _, n := range genaiInputs {
 		if hasAll(inputs, n.name, f.NumLayers) {
 			c.Model.Decoder.Inputs[n.key] = n.name
@@ -265,17 +259,6 @@ func hasAll(have map[string]bool, name string, layers int) bool {
 		}
 	}
 	return true
-}
-
-// multipliesIntegers reports whether ONNX Runtime computes products of m in 8-bit integers.
-func multipliesIntegers(m *ir.Model) bool {
-	for _, n := range m.Graph.Nodes() {
-		switch n.OpType {
-		case "DynamicQuantizeMatMul", "MatMulIntegerToFloat", "MatMulInteger", "QLinearMatMul", "QuantizeLinear":
-			return true
-		}
-	}
-	return false
 }
 
 func hasGroupQueryAttention(m *ir.Model) bool {

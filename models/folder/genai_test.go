@@ -76,18 +76,6 @@ func TestWriteGenAI(t *testing.T) {
 	}`, string(data))
 }
 
-// Such an entry was seen to reach ONNX Runtime in onnxruntime-genai 0.18.0.
-func TestGenAIExactIntegers(t *testing.T) {
-	m := graph(true, "input_ids", "attention_mask")
-	c, err := newGenAI(facts(), m)
-	require.NoError(t, err)
-	require.Empty(t, c.Model.Decoder.SessionOptions.ExactIntegers)
-	m.Graph.Add(ir.NodeSpec{Op: "DynamicQuantizeMatMul", Domain: "com.microsoft", Outputs: []string{"product"}})
-	c, err = newGenAI(facts(), m)
-	require.NoError(t, err)
-	require.Equal(t, "1", c.Model.Decoder.SessionOptions.ExactIntegers)
-}
-
 func TestGenAIFollowsTheGraph(t *testing.T) {
 	plain, err := newGenAI(facts(), graph(false, "input_ids", "attention_mask", "position_ids"))
 	require.NoError(t, err)
