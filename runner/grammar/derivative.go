@@ -87,6 +87,13 @@ func (a *arena) derive(n id, b byte) id {
 		return a.cat(a.step(t.a, b), a.repeat(t.a, min, max))
 	case kindCall:
 		return a.step(a.unfold(n), b)
+	case kindDigits:
+		switch {
+		case b == '.':
+			return n
+		case '0' <= b && b <= '9':
+			return a.digits(int32(t.a), (int32(t.b)*10+int32(b-'0'))%int32(t.a))
+		}
 	}
 	return nothing
 }
@@ -156,6 +163,10 @@ func (a *arena) cutsOf(n id) cuts {
 		c = a.cutsOf(t.a)
 	case kindCall:
 		c = a.cutsOf(a.unfold(n))
+	case kindDigits:
+		for b := '.'; b <= '9'+1; b++ {
+			c.at(int(b))
+		}
 	}
 	c[0] &^= 1 // no byte is below the first
 	a.at(n).cuts = &c

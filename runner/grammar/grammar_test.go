@@ -4,6 +4,7 @@ import (
 	"encoding/json"
 	"math/rand/v2"
 	"regexp"
+	"strings"
 	"testing"
 	"unicode/utf8"
 
@@ -17,7 +18,7 @@ func newTestVocabulary(t testing.TB, words ...string) *Vocabulary {
 		tokens = append(tokens, string([]byte{byte(b)}))
 	}
 	tokens = append(tokens, words...)
-	tokens = append(tokens, "", "{\"") // one that is no text, and one with a twin perhaps
+	tokens = append(tokens, "", "a") // one that is no text, and a twin
 	v, err := NewVocabulary(len(tokens), func(id int32) (string, bool) { return tokens[id], tokens[id] != "" })
 	require.NoError(t, err)
 	return v
@@ -154,4 +155,124 @@ func TestDepth(t *testing.T) {
 	}
 	require.ErrorIs(t, m.Accept('['), ErrToken)
 	require.NoError(t, m.Accept('1'))
+}
+
+// TestFullArena reads with an automaton of 2^30 states in little memory: what is not needed is let go.
+func TestFullArena(t *testing.T) {
+	v := newTestVocabulary(t, testWords...)
+	g, err := Regexp("(a|b)*a(a|b){30}", Options{Memory: 1 << 20})
+	require.NoError(t, err)
+	random := rand.New(rand.NewPCG(7, 8))
+	m := g.NewMatcher(v)
+	other := m.Clone()
+	mask := make([]uint32, words(v.Size()))
+	text := ""
+	renewed := 0
+	for range 3000 {
+		before := m.r
+		_, err := m.Mask(mask)
+		require.NoError(t, err)
+		token := int32("ab"[random.IntN(2)])
+		require.NoError(t, m.Accept(token))
+		text += string(rune(token))
+		require.Equal(t, len(text) > 30 && text[len(text)-31] == 'a', m.Complete())
+		if m.r != before {
+			renewed++
+			require.NotSame(t, before, g.reader(v), "new matchers get the one with room")
+		}
+	}
+	require.Positive(t, renewed)
+	require.NoError(t, other.Accept('b'), "a clone of the old one goes on")
+	require.ErrorIs(t, other.Accept('c'), ErrToken)
+
+	_, err = Regexp("[a-c]{1,1000}x|(\\pL|b){900}", Options{Memory: 10_000})
+	require.ErrorIs(t, err, ErrLimit)
+}
+
+func TestMatcher(t *testing.T) {
+	v := newTestVocabulary(t, testWords...)
+	g, err := Regexp("(the )*end", Options{})
+	require.NoError(t, err)
+	m := g.NewMatcher(v)
+	back := m.Clone()
+	require.ErrorIs(t, m.Accept('x'), ErrToken)
+	require.ErrorIs(t, m.Accept(-1), ErrToken)
+	require.ErrorIs(t, m.Accept(int32(v.Size())), ErrToken)
+	require.ErrorIs(t, m.Accept(int32(v.Size()-2)), ErrToken, "a token without text")
+	require.NoError(t, m.Accept('e'))
+	require.NoError(t, m.Accept('n'))
+	require.False(t, m.Complete())
+	require.NoError(t, m.Accept('d'))
+	require.True(t, m.Complete())
+	require.True(t, m.Done())
+	require.NoError(t, back.Accept('t'), "a clone is the way back")
+	_, err = m.Mask(make([]uint32, 3))
+	require.ErrorContains(t, err, "want")
+}
+
+// TestConcurrently has matchers of one grammar in several goroutines; the race detector looks on.
+func TestConcurrently(t *testing.T) {
+	v := newTestVocabulary(t, testWords...)
+	g, err := JSON(Options{Memory: 1 << 20})
+	require.NoError(t, err)
+	done := make(chan error)
+	for i := range 4 {
+		go func() {
+			mask := make([]uint32, words(v.Size()))
+			random := rand.New(rand.NewPCG(9, uint64(i)))
+			done <- func() error {
+				for range 30 {
+					m := g.NewMatcher(v)
+					for range 40 {
+						if _, err := m.Mask(mask); err != nil {
+							return err
+						}
+						token := int32(random.IntN(v.Size()))
+						if mask[token/32]>>(token%32)&1 != 0 {
+							if err := m.Accept(token); err != nil {
+								return err
+							}
+						}
+					}
+				}
+				return nil
+			}()
+		}()
+	}
+	for range 4 {
+		require.NoError(t, <-done)
+	}
+}
+
+func TestVocabularyErrors(t *testing.T) {
+	_, err := NewVocabulary(-1, nil)
+	require.ErrorIs(t, err, ErrVocabulary)
+	_, err = NewVocabulary(maxTokens+1, nil)
+	require.ErrorIs(t, err, ErrVocabulary)
+	_, err = NewVocabulary(1, func(int32) (string, bool) { return strings.Repeat("x", maxTokenLength+1), true })
+	require.ErrorIs(t, err, ErrVocabulary)
+	v, err := NewVocabulary(2, func(id int32) (string, bool) { return "", false })
+	require.NoError(t, err)
+	g, err := JSON(Options{})
+	require.NoError(t, err)
+	mask := []uint32{7}
+	end, err := g.NewMatcher(v).Mask(mask)
+	require.NoError(t, err)
+	require.False(t, end)
+	require.Zero(t, mask[0])
+}
+
+func TestOptionErrors(t *testing.T) {
+	_, err := JSON(Options{Space: 2})
+	require.ErrorContains(t, err, "Space")
+	_, err = JSON(Options{Memory: -1})
+	require.ErrorContains(t, err, "Memory")
+	for expr, want := range map[string]string{
+		"(": "missing closing", `\bx`: "not supported", "(x^)y": "ends of a pattern", "x{1001}": "invalid repeat",
+		strings.Repeat("x", maxPattern+1): "bytes", "[^\\x00-\\x{10ffff}]": "no text",
+	} {
+		_, err := Regexp(expr, Options{})
+		require.ErrorIs(t, err, ErrPattern)
+		require.ErrorContains(t, err, want)
+	}
 }

@@ -53,36 +53,38 @@ func newReader(a *arena, v *Vocabulary) *reader {
 // words is the length of a mask for n tokens.
 func words(n int) int { return (n + 31) / 32 }
 
-// allow adds to mask what may follow in the state n.
-func (r *reader) allow(mask []uint32, n id) {
-	switch t := r.at(n); t.kind {
+// allow adds to mask what may follow where n comes next, and then the term after.
+func (r *reader) allow(mask []uint32, n, after id) {
+	switch t := *r.at(n); t.kind {
+	case kindEmpty:
+		if after != empty {
+			r.allow(mask, after, empty)
+		}
 	case kindAlt:
 		for _, p := range t.list {
-			r.allow(mask, p)
+			r.allow(mask, p, after)
 		}
-		return
+	case kindCat:
+		r.allow(mask, t.a, r.cat(t.b, after))
 	case kindCall:
-		r.allow(mask, r.unfold(n))
-		return
-	}
-	head, tail := r.split(n)
-	if t := r.at(head); t.kind == kindLexeme {
-		in := r.within(t.a, tail != empty)
+		r.allow(mask, r.unfold(n), after)
+	case kindLexeme:
+		in := r.within(t.a, after != empty)
 		for i, word := range in.mask {
 			mask[i] |= word
 		}
-		if tail != empty {
+		if after != empty {
 			for _, e := range in.exits {
-				r.walk(mask, e, tail)
+				r.walk(mask, e, after)
 			}
 		}
-		return
+	default:
+		r.walk(mask, 0, r.cat(n, after))
 	}
-	r.walk(mask, 0, n)
 }
 
 // set adds the tokens of a node.
-func (r *reader) set(mask []uint32, n *node) {
+func (r *reader) set(mask []uint32, n *trieNode) {
 	r.vocab.eachToken(n, func(token int32) { mask[token/32] |= 1 << (token % 32) })
 }
 

@@ -212,7 +212,7 @@ func (m *Matcher) Mask(mask []uint32) (end bool, err error) {
 	}
 	err = m.do(func(r *reader) error {
 		clear(mask)
-		r.allow(mask, m.state)
+		r.allow(mask, m.state, empty)
 		end = r.at(m.state).nullable
 		return nil
 	})

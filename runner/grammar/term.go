@@ -55,6 +55,7 @@ const (
 	kindNot    // any text but those of a
 	kindLexeme // a, kept apart from what follows it: see mask.go
 	kindCall   // what the grammar's rule number a stands for, in the state text
+	kindDigits // digits, perhaps with a point, that make a multiple of a behind what leaves the remainder b
 )
 
 // key tells terms apart.
@@ -410,6 +411,14 @@ func (a *arena) lexeme(x id) id {
 		t.inherit(a, x)
 	})
 }
+
+// digits is decimal digits, with or without a point among them, that are a multiple of m when they are read
+// as one integer behind digits that leave the remainder rest. m is at most maxModulus.
+func (a *arena) digits(m, rest int32) id {
+	return a.intern(key{kind: kindDigits, a: id(m), b: id(rest)}, nil, func(t *term) { t.nullable = rest == 0 })
+}
+
+const maxModulus = 200_000_000 // ten times that fits 32 bits
 
 // call is what a rule stands for. A rule that is called must have some text, and not the empty one.
 func (a *arena) call(rule int, state string) id {

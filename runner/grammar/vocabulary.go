@@ -19,17 +19,17 @@ const (
 
 // A Vocabulary is the tokens of a model as a trie of their bytes. It may be shared.
 type Vocabulary struct {
-	tokens []string // by id; "" where a token is never allowed
-	nodes  []node   // in preorder; the first is the root
-	depth  int      // of the deepest node
+	tokens []string   // by id; "" where a token is never allowed
+	nodes  []trieNode // in preorder; the first is the root
+	depth  int        // of the deepest node
 	twins  map[int32][]int32
 
 	mu      sync.Mutex
 	letters map[string]*letters // by the spelling of the term
 }
 
-// A node stands for the bytes on the way to it from the root.
-type node struct {
+// A trieNode stands for the bytes on the way to it from the root.
+type trieNode struct {
 	end    int32 // the node behind the last one below this
 	token  int32 // of these bytes, -1 if none has them; the others that have them are twins
 	depth  uint16
@@ -67,7 +67,7 @@ func (v *Vocabulary) Size() int { return len(v.tokens) }
 
 // build makes the trie of sorted tokens.
 func (v *Vocabulary) build(ids []int32) {
-	v.nodes = append(v.nodes, node{token: -1})
+	v.nodes = append(v.nodes, trieNode{token: -1})
 	path := []int32{0} // the nodes to the token before
 	before := ""
 	for _, token := range ids {
@@ -85,7 +85,7 @@ func (v *Vocabulary) build(ids []int32) {
 		path = v.close(path, same)
 		for i := same; i < len(text); i++ {
 			path = append(path, int32(len(v.nodes)))
-			v.nodes = append(v.nodes, node{token: -1, depth: uint16(i + 1), b: text[i]})
+			v.nodes = append(v.nodes, trieNode{token: -1, depth: uint16(i + 1), b: text[i]})
 		}
 		v.nodes[len(v.nodes)-1].token = token
 		v.depth = max(v.depth, len(text))
@@ -104,7 +104,7 @@ func (v *Vocabulary) close(path []int32, depth int) []int32 {
 }
 
 // eachToken calls f with the tokens of a node.
-func (v *Vocabulary) eachToken(n *node, f func(token int32)) {
+func (v *Vocabulary) eachToken(n *trieNode, f func(token int32)) {
 	if n.token < 0 {
 		return
 	}
