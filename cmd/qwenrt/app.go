@@ -42,6 +42,8 @@ func (p *program) commands() []*cli.Command {
 		p.quantizeCommand(),
 		p.inspectCommand(),
 		p.diffCommand(),
+		p.infoCommand(),
+		p.cacheCommand(),
 		p.doctorCommand(),
 		p.versionCommand(),
 	}

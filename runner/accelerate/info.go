@@ -84,7 +84,7 @@ func (p *Prepared) describe(r *runner.Runner) (*Info, error) {
 			Vocabulary: open.Vocabulary, Context: open.ContextLength, Nodes: summary.Nodes, ORTVersion: ort.Version(), Library: ort.LibraryPath(),
 		},
 		Fused: summary.Fusions, Quantization: summary.Quantization, BitsPerWeight: summary.BitsPerWeight,
-		Memory: Memory{Estimate: estimate(m, open, p.Options), Measured: measureMemory()},
+		Memory: Memory{Estimate: p.estimate(m, summary), Measured: measureMemory()},
 	}
 	for _, describe := range []func(*description) Outcome{
 		(*description).device, (*description).threads, (*description).precision, (*description).algorithm, (*description).blockSize,

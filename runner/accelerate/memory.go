@@ -2,7 +2,9 @@ package accelerate
 
 import (
 	"cmp"
+	"fmt"
 
+	"github.com/qwenrt/qwenrt/graphopt/inspect"
 	"github.com/qwenrt/qwenrt/graphopt/ir"
 	"github.com/qwenrt/qwenrt/runner"
 	"github.com/qwenrt/qwenrt/runner/machine"
@@ -16,7 +18,7 @@ type Memory struct {
 
 // Measured is the memory of the whole process after the model was opened; 0 where the system does not tell.
 type Measured struct {
-	Anonymous int64 `json:"anonymous"` // allocated: VmData that is resident, without mapped files
+	Anonymous int64 `json:"anonymous"` // allocated and resident; mapped files are not
 	Peak      int64 `json:"peak"`      // the most that was ever resident, mapped files too
 }
 
@@ -49,16 +51,31 @@ func (e Estimate) SavedPercent() float64 {
 	return 100 * float64(e.Saved) / float64(e.FP32)
 }
 
-// estimateContext is the number of tokens that the cache is reckoned for, where the model takes as many.
+// estimateContext is the number of tokens that the cache is reckoned for, unless the configuration allows fewer.
 const estimateContext = 4096
 
-// estimate reckons what a model takes on the CPU.
-func estimate(m *ir.Model, info runner.Info, o runner.Options) Estimate {
-	e := Estimate{Context: min(estimateContext, info.ContextLength)}
-	e.KV = info.KVBytes(e.Context)
+// Estimate reckons what the model takes on the CPU, from its graph alone.
+func (p *Prepared) Estimate() (Estimate, error) {
+	m, err := ir.Load(p.File)
+	if err != nil {
+		return Estimate{}, fmt.Errorf("accelerate: %w", err)
+	}
+	defer m.Close()
+	return p.estimate(m, inspect.Summarize(m)), nil
+}
+
+func (p *Prepared) estimate(m *ir.Model, s *inspect.Summary) Estimate {
+	e := Estimate{Context: estimateContext}
+	if n := p.Options.MaxContext; n > 0 {
+		e.Context = min(e.Context, n)
+	}
+	if s.KVCache != nil {
+		e.KV = s.KVCache.BytesPerToken * int64(e.Context)
+	}
 	e.weights(m.Graph)
-	chunk := int64(min(cmp.Or(o.PrefillChunk, runner.DefaultPrefillChunk), info.ContextLength))
-	e.Activations = chunk*widest(m.Graph)*4*2 + int64(info.Vocabulary)*4
+	chunk := min(cmp.Or(p.Options.PrefillChunk, runner.DefaultPrefillChunk), e.Context)
+	// What a product reads and writes, and the residual stream beside, as much again.
+	e.Activations = 2 * 4 * int64(chunk) * widest(m.Graph)
 	e.Saved = e.FP32 - e.Packed
 	return e
 }
