@@ -44,6 +44,7 @@ func (p *program) commands() []*cli.Command {
 		p.diffCommand(),
 		p.infoCommand(),
 		p.cacheCommand(),
+		p.recommendCommand(),
 		p.doctorCommand(),
 		p.versionCommand(),
 	}

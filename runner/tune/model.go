@@ -26,6 +26,23 @@ func ReadModel(dir string) (Model, error) {
 	return NewModel(c), nil
 }
 
+// ParseModel reads the text of a config.json.
+func ParseModel(text []byte) (Model, error) {
+	c, err := qwen3.ParseConfig(text)
+	if err != nil {
+		return Model{}, err
+	}
+	return NewModel(c), nil
+}
+
+// Qwen3Small is the shape of Qwen3-0.6B.
+func Qwen3Small() Model {
+	return Model{
+		Layers: 28, Vocab: 151936, Tied: true, Context: 40960,
+		Layer: machine.Shape{Hidden: 1024, Heads: 16, KVHeads: 8, HeadDim: 128, Intermediate: 3072},
+	}
+}
+
 // NewModel takes what it needs from a configuration.
 func NewModel(c *qwen3.Config) Model {
 	return Model{
