@@ -60,7 +60,7 @@ func closeAll(ts []*ort.Tensor) {
 }
 
 func (c *cache) tensor(tokens int) (*ort.Tensor, error) {
-	return ort.NewTensor(c.layout.kvType, 1, c.layout.kvHeads, int64(tokens), c.layout.headDim)
+	return ort.NewTensor(c.layout.kvType, 1, c.layout.kvHeads, int64(tokens), c.layout.kvWidth)
 }
 
 // next is the capacity to grow to for n tokens of at most context: a half more than there is, so that
@@ -232,4 +232,4 @@ func (c *cache) spans(from, to int, data []byte, f func(cache, data []byte)) {
 }
 
 // rowBytes is what one token's keys or values take in one head.
-func (l *layout) rowBytes() int { return int(l.headDim) * l.kvType.Bits() / 8 }
+func (l *layout) rowBytes() int { return int(l.kvWidth) * l.kvType.Bits() / 8 }

@@ -17,6 +17,8 @@ type layout struct {
 	kvHeads int64
 	headDim int64
 	kvType  ort.DType
+	kvWidth int64 // elements of kvType that a head takes for a token
+	kvBits  int   // of a number in the cache: those of kvType, or 4, two in a byte
 	// shared: past and present may be one buffer of fixed capacity, as GroupQueryAttention
 	// allows. Otherwise present is a new, longer tensor after each step.
 	shared bool
@@ -162,12 +164,20 @@ func (l *layout) readCache(past, present ort.ValueInfo, c modelConfig) error {
 		return fmt.Errorf("output %v is not of the type of input %v", present, past)
 	}
 	if l.kvHeads == 0 {
-		l.kvHeads, l.headDim, l.kvType = heads, size, past.DType
+		l.kvHeads, l.kvWidth, l.kvType = heads, size, past.DType
 	}
-	if l.kvHeads != heads || l.headDim != size || l.kvType != past.DType {
+	if l.kvHeads != heads || l.kvWidth != size || l.kvType != past.DType {
 		return fmt.Errorf("input %v differs from the other layers", past)
 	}
 	return nil
+}
+
+// cacheType names the type of the numbers in the cache.
+func (l *layout) cacheType() string {
+	if l.kvBits == 4 {
+		return "int4"
+	}
+	return l.kvType.String()
 }
 
 func (l *layout) readLogits(outputs map[string]ort.ValueInfo) error {
@@ -196,8 +206,8 @@ func (l *layout) readKeep(initializers []ort.ValueInfo) error {
 	return nil
 }
 
-// readGraph finds out whether every cache is read and written by a GroupQueryAttention alone, and how many
-// positions the rotary tables have.
+// readGraph finds out whether every cache is read and written by a GroupQueryAttention alone, how many bits its
+// numbers have, and how many positions the rotary tables have.
 func (l *layout) readGraph(g *ir.Graph) {
 	inputs, outputs := map[string]*ir.Value{}, map[string]*ir.Value{}
 	for _, v := range g.Inputs() {
@@ -207,7 +217,11 @@ func (l *layout) readGraph(g *ir.Graph) {
 		outputs[v.Name] = v
 	}
 	l.shared, l.batched = true, anyBatch(g)
+	l.kvBits, l.headDim = l.kvType.Bits(), l.kvWidth
 	for _, n := range l.layers {
+		if past := inputs[n.pastKey]; past != nil && len(past.Uses()) == 1 && past.Uses()[0].Node.Int("kv_cache_bit_width", 0) == 4 {
+			l.kvBits, l.headDim = 4, 2*l.kvWidth
+		}
 		key := inPlace(inputs[n.pastKey], outputs[n.presentKey], 0)
 		value := inPlace(inputs[n.pastValue], outputs[n.presentValue], 1)
 		if key == nil || key != value {

@@ -24,7 +24,7 @@ func (p *pool) close() {
 func (p *pool) view(i, at, n int) (*ort.Tensor, error) {
 	l := p.layout
 	place := int(l.kvHeads) * p.capacity * l.rowBytes()
-	return p.tensors[i].View(at*place, int64(n), l.kvHeads, int64(p.capacity), l.headDim)
+	return p.tensors[i].View(at*place, int64(n), l.kvHeads, int64(p.capacity), l.kvWidth)
 }
 
 // grow makes room for capacity tokens in each place, and keeps what the sequences have. It replaces one
@@ -41,7 +41,7 @@ func (p *pool) grow(capacity int, places []*Sequence) (err error) {
 		}
 	}()
 	for i, old := range p.tensors {
-		if p.tensors[i], err = ort.NewTensor(p.layout.kvType, int64(p.places), p.layout.kvHeads, int64(capacity), p.layout.headDim); err != nil {
+		if p.tensors[i], err = ort.NewTensor(p.layout.kvType, int64(p.places), p.layout.kvHeads, int64(capacity), p.layout.kvWidth); err != nil {
 			p.tensors[i] = old
 			return err
 		}

@@ -124,13 +124,13 @@ type Info struct {
 	Layers        int
 	KVHeads       int
 	HeadDim       int
-	Vocabulary    int // rows of the logits; the tokenizer may know fewer tokens
-	ContextLength int // tokens that prompt and answer may have together
-	KVType        string
-	SharedKV      bool  // past and present are one buffer, so a step copies nothing
-	LastLogits    bool  // the graph computes only the rows of logits that are asked for
-	PrefillChunk  int   // tokens of a prompt that are run at once, at most
-	ScoresBytes   int64 // bound of one layer's attention scores, which makes chunks smaller; 0 is none
+	Vocabulary    int    // rows of the logits; the tokenizer may know fewer tokens
+	ContextLength int    // tokens that prompt and answer may have together
+	KVType        string // such as float32, int8, or int4, which lies two in a byte
+	SharedKV      bool   // past and present are one buffer, so a step copies nothing
+	LastLogits    bool   // the graph computes only the rows of logits that are asked for
+	PrefillChunk  int    // tokens of a prompt that are run at once, at most
+	ScoresBytes   int64  // bound of one layer's attention scores, which makes chunks smaller; 0 is none
 	Threads       int
 	ORTVersion    string // ONNX Runtime's version
 	StopTokens    []int32
@@ -313,7 +313,7 @@ func (r *Runner) describe(threads int) {
 		HeadDim:       int(l.headDim),
 		Vocabulary:    int(l.vocab),
 		ContextLength: r.context,
-		KVType:        l.kvType.String(),
+		KVType:        l.cacheType(),
 		SharedKV:      l.shared,
 		LastLogits:    l.keep,
 		PrefillChunk:  r.chunk,
@@ -322,7 +322,7 @@ func (r *Runner) describe(threads int) {
 		ORTVersion:    ort.Version(),
 		StopTokens:    r.config.stop,
 		Sampling:      r.config.sampling,
-		kvBytes:       2 * int64(len(l.layers)) * l.kvHeads * l.headDim * int64(l.kvType.Bits()/8),
+		kvBytes:       2 * int64(len(l.layers)) * l.kvHeads * l.kvWidth * int64(l.kvType.Bits()/8),
 	}
 }
 

@@ -26,6 +26,7 @@ type toy struct {
 	scalarKeep bool     // num_logits_to_keep has rank 0
 	logits     ir.DType // default float32
 	kv         ir.DType // default float32
+	kvBits     int      // 8 or 4: the cache is quantised
 	rotary     int64    // rows of the rotary tables. Default: none
 
 	loud   int64               // a token that the head prefers to all others
@@ -35,6 +36,8 @@ type toy struct {
 }
 
 const toyContext = 2048 // of a toy whose files do not say otherwise
+
+const toyReach = 2 // the largest number that a quantised cache holds
 
 func (s toy) withDefaults() toy {
 	for _, d := range []struct {
@@ -224,7 +227,14 @@ func (b *builder) attention(layer int, x, lengths, total *ir.Value) *ir.Value {
 		return b.cast(b.g.Op("MatMul", name(s), []*ir.Value{x, w}), name(s+"_cast"), b.kv)
 	}
 	cache := func(length string) *ir.Type {
-		return ir.TensorType(b.kv, ir.Sym("batch"), ir.Fixed(int64(b.kvHeads)), ir.Sym(length), ir.Fixed(int64(b.headDim)))
+		dtype, width := b.kv, int64(b.headDim)
+		switch b.kvBits {
+		case 8:
+			dtype = ir.Int8
+		case 4:
+			dtype, width = ir.Uint8, width/2
+		}
+		return ir.TensorType(dtype, ir.Sym("batch"), ir.Fixed(int64(b.kvHeads)), ir.Sym(length), ir.Fixed(width))
 	}
 	inputs := []*ir.Value{
 		project("q", b.heads), project("k", b.kvHeads), project("v", b.kvHeads),
@@ -251,6 +261,17 @@ func (b *builder) attention(layer int, x, lengths, total *ir.Value) *ir.Value {
 		Attrs: []*ir.Attr{ir.Int("num_heads", int64(b.heads)), ir.Int("kv_num_heads", int64(b.kvHeads)),
 			ir.Int("do_rotary", min(b.rotary, 1))},
 	})
+	if b.kvBits != 0 {
+		for i, n := range []string{"k", "v"} {
+			scales := make([]float32, b.kvHeads*b.headDim)
+			for j := range scales {
+				scales[j] = toyReach / float32(int(1)<<(b.kvBits-1)-1)
+			}
+			node.SetInput(12+i, b.g.AddInitializer(name(n+"_scale"), ir.Float32Tensor(scales, 1, int64(b.kvHeads), 1, int64(b.headDim))))
+			node.SetAttr(ir.Str(n+"_quant_type", "PER_CHANNEL"))
+		}
+		node.SetAttr(ir.Int("kv_cache_bit_width", int64(b.kvBits)))
+	}
 	for i, n := range names {
 		v := node.Output(1 + i)
 		if b.unshared {

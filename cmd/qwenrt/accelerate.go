@@ -26,8 +26,12 @@ func graphFlags() []cli.Flag {
 	return []cli.Flag{
 		&cli.StringFlag{Name: "attention", Usage: "flash, memory_efficient or plain", Value: string(accelerate.DefaultAttention)},
 		&cli.BoolFlag{Name: "fused-kernels", Usage: "operators that do the work of several; --fused-kernels=false for ONNX's own", Value: true},
-		&cli.StringFlag{Name: "kv", Usage: "type of the KV cache: fp32, fp16 or bf16", DefaultText: "that of the activations"},
+		kvFlag(),
 	}
+}
+
+func kvFlag() cli.Flag {
+	return &cli.StringFlag{Name: "kv", Usage: "type of the KV cache: fp32, fp16, bf16, int8 or int4", DefaultText: "that of the activations"}
 }
 
 // sessionFlags say how a model is run.
@@ -99,7 +103,7 @@ func config(c *cli.Context) (accelerate.Config, error) {
 
 // overConfig puts those flags on conf that were given, of the ones that the command has.
 func overConfig(c *cli.Context, conf *accelerate.Config) error {
-	for _, name := range []string{"precision", "algo", "scale", "dtype", "target", "calibration", "statistics", "attention", "kv", "device", "compile", "provider"} {
+	for _, name := range []string{"precision", "algo", "scale", "dtype", "target", "calibration", "statistics", "attention", "kv", "kv-scales", "device", "compile", "provider"} {
 		if c.IsSet(name) && c.String(name) == "" {
 			return commandUsage(c, "--%s is empty", name)
 		}

@@ -50,13 +50,14 @@ func quantizeFlags(precisions []accelerate.Precision) []cli.Flag {
 		&cli.IntFlag{Name: "accuracy-level", Usage: "type of the products: 1 fp32, 2 fp16, 3 bf16, 4 int8", Value: accelerate.DefaultAccuracy},
 		&cli.StringSliceFlag{Name: "rule", Usage: "what to do with some weights, as `GLOB=VALUE`: keep, or int8, b64, sym, asym, gptq, level1 ... joined by colons; later ones count"},
 		&cli.Float64Flag{Name: "target-bits", Usage: "mean `BITS` a weight, spent where they change predictions most", DefaultText: "off"},
-		&cli.StringFlag{Name: "calibration", Usage: "text `FILE` for gptq, awq and target bits: plain, or lines of JSON", DefaultText: "built in"},
+		&cli.StringFlag{Name: "calibration", Usage: "text `FILE` for gptq, awq, target bits and KV caches: plain, or lines of JSON", DefaultText: "built in"},
 		&cli.IntFlag{Name: "samples", Usage: "calibration samples", Value: calib.DefaultSamples},
 		&cli.IntFlag{Name: "seq-len", Usage: "tokens in a calibration sample", Value: calib.DefaultLength},
 		&cli.Uint64Flag{Name: "seed", Usage: "of the places where calibration samples begin"},
 		&cli.StringFlag{Name: "statistics", Usage: "`FILE` that keeps what awq observes: read if it is there, written otherwise", DefaultText: "none"},
 		&cli.Float64Flag{Name: "damping", Usage: "of gptq, as a part of the mean second moment of a product's inputs", Value: quantize.DefaultDamping},
 		boolFlag("in-order", "let gptq round inputs as they are stored, not the largest first"),
+		&cli.StringFlag{Name: "kv-scales", Usage: "of a quantised KV cache: channel, or tensor, one for all keys of a layer", Value: string(accelerate.DefaultKVScales)},
 		boolFlag("report", "print what became of each weight"),
 	}
 }
@@ -119,6 +120,7 @@ func quantizeConfig(c *cli.Context, conf *accelerate.Config) error {
 		conf.AccuracyLevel = c.Int("accuracy-level")
 	}
 	over(c, "half-scales", &conf.HalfScales, c.Bool)
+	over(c, "kv-scales", (*string)(&conf.KVScales), c.String)
 	over(c, "target-bits", &conf.TargetBits, c.Float64)
 	k := &conf.Calibration
 	over(c, "calibration", &k.File, c.String)

@@ -104,6 +104,7 @@ var phaseLabels = map[accelerate.Phase]string{
 	accelerate.PhaseProbe:   "measuring what each tensor is worth",
 	accelerate.PhaseObserve: "observing activations",
 	accelerate.PhaseRound:   "rounding",
+	accelerate.PhaseCache:   "observing keys and values",
 }
 
 // tensor tells of work on a tensor, and how long it will take: elsewhere than on a terminal each tenth.

@@ -24,11 +24,12 @@ func (p *program) quantizeCommand() *cli.Command {
 			"lets outliers count for little; gptq and awq run the model on calibration text, and lose less.\n\n" +
 			"Examples: qwenrt quantize fused -o int4 --block-size 128 --algo gptq\n" +
 			"          qwenrt quantize fused -o mixed --rule 'model.layers.0.*=int8:b128' --rule '*down_proj*=level1'\n" +
-			"          qwenrt quantize fused -o mixed --target-bits 4.6",
-		Flags: slices.Concat(outputFlags(), quantizeFlags(accelerate.Quantized())),
+			"          qwenrt quantize fused -o mixed --target-bits 4.6\n" +
+			"          qwenrt quantize int4 -o long --precision none --kv int8",
+		Flags: slices.Concat(outputFlags(), quantizeFlags(append([]accelerate.Precision{accelerate.None}, accelerate.Quantized()...)), []cli.Flag{kvFlag()}),
 		Action: func(c *cli.Context) error {
-			if c.String("precision") == string(accelerate.None) {
-				return commandUsage(c, "precision %q: want %s", accelerate.None, words(accelerate.Quantized()))
+			if c.String("precision") == string(accelerate.None) && !accelerate.KVType(c.String("kv")).Quantized() {
+				return commandUsage(c, "precision %q: want %s, or --kv int8 or int4 beside it", accelerate.None, words(accelerate.Quantized()))
 			}
 			return p.fromFolder(c, accelerate.Quantize, "qwenrt run %s -p 'What is a harbor?'")
 		},

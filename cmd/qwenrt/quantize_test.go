@@ -1,6 +1,7 @@
 package main
 
 import (
+	"os"
 	"path/filepath"
 	"strings"
 	"testing"
@@ -55,6 +56,32 @@ func TestQuantizeFlags(t *testing.T) {
 	}
 }
 
+func TestKVFlags(t *testing.T) {
+	dir := t.TempDir()
+	fused, out := filepath.Join(dir, "fused"), filepath.Join(dir, "out")
+	require.Equal(t, exitOK, qwenrt(t, "build", "qwen3-tiny", "-o", fused, "--precision", "none").code)
+	text := filepath.Join(dir, "text")
+	require.NoError(t, os.WriteFile(text, []byte(strings.Repeat("A harbor is a sheltered port. ", 20)), 0o666))
+	for _, c := range []struct {
+		command, in string
+		flags       []string
+		want        folder.KVCache
+		weights     bool // are quantised too
+	}{
+		{"quantize", fused, []string{"--precision", "none", "--kv", "int8"}, folder.KVCache{DType: "int8", Bits: 8, Scales: "channel"}, false},
+		{"quantize", fused, []string{"--kv", "int4"}, folder.KVCache{DType: "uint8", Bits: 4, Scales: "channel"}, true},
+		{"build", "qwen3-tiny", []string{"--precision", "none", "--kv", "int8", "--kv-scales", "tensor"}, folder.KVCache{DType: "int8", Bits: 8, Scales: "tensor"}, false},
+		{"build", "qwen3-tiny", []string{"--kv", "fp32"}, folder.KVCache{DType: "float32"}, true},
+	} {
+		r := qwenrt(t, append([]string{c.command, c.in, "-o", out, "--force", "--calibration", text, "--seq-len", "16"}, c.flags...)...)
+		require.Equal(t, exitOK, r.code, r.stderr)
+		m, err := folder.ReadManifest(out)
+		require.NoError(t, err)
+		require.Equal(t, c.want, m.KVCache, c.flags)
+		require.Equal(t, c.weights, len(m.Quantization) > 0, c.flags)
+	}
+}
+
 func TestQuantizeFlagFaults(t *testing.T) {
 	for _, c := range []struct {
 		flags []string
@@ -74,6 +101,9 @@ func TestQuantizeFlagFaults(t *testing.T) {
 		{[]string{"--rule", "*=static-int8"}, "ranges of activations are found for a model in static-int8 alone"},
 		{[]string{"--rule", "*=dynamic-int8:b32"}, "dynamic-int8 has no blocks"},
 		{[]string{"--algo", ""}, "--algo is empty"},
+		{[]string{"--kv", "int2"}, `kv "int2": want fp32, fp16, bf16, int8 or int4`},
+		{[]string{"--kv", ""}, "--kv is empty"},
+		{[]string{"--kv-scales", "tensor"}, "no quantised KV cache"},
 		{[]string{"--samples", "-1"}, "-1 calibration samples"},
 	} {
 		r := qwenrt(t, append([]string{"build", small, "-o", filepath.Join(t.TempDir(), "out")}, c.flags...)...)

@@ -69,7 +69,7 @@ type KVCache struct {
 	Type    string `json:"type"` // of the first layer's keys
 	DType   string `json:"dtype"`
 	Heads   int64  `json:"heads"`
-	HeadDim int64  `json:"head_dim"`
+	HeadDim int64  `json:"head_dim"` // in numbers, of which there are two in a byte where a cache has 4 bits
 	// Shared: only operators read the cache that can write it in place, so past and present may be one
 	// buffer of fixed capacity.
 	Shared bool `json:"shared"`
@@ -212,6 +212,7 @@ var pastName = regexp.MustCompile(`^past_key_values\.(\d+)\.key$`)
 
 func kvCache(g *ir.Graph) *KVCache {
 	var c *KVCache
+	packed := false
 	for _, in := range g.Inputs() {
 		if !strings.HasPrefix(in.Name, "past_key_values.") || in.Type == nil {
 			continue
@@ -229,6 +230,10 @@ func kvCache(g *ir.Graph) *KVCache {
 			c.Shared = c.Shared && u.Node.Is("com.microsoft", "GroupQueryAttention")
 		}
 		c.BytesPerToken += c.Heads * c.HeadDim * int64(in.Type.DType.Bits()) / 8
+		packed = packed || len(in.Uses()) > 0 && in.Uses()[0].Node.Int("kv_cache_bit_width", 0) == 4
+	}
+	if packed {
+		c.HeadDim *= 2
 	}
 	return c
 }

@@ -82,6 +82,10 @@ type Weights struct {
 // KVCache is the type of the KV cache's inputs and outputs.
 type KVCache struct {
 	DType string `json:"dtype"` // such as float32
+	// Bits of a number, of which there are two in a byte where they are 4, and what shares a scale: channel or tensor.
+	// Absent where the cache is not quantised.
+	Bits   int    `json:"bits,omitempty"`
+	Scales string `json:"scales,omitempty"`
 }
 
 // Versions are those of the program that made the folder and of the model file.

@@ -54,9 +54,11 @@ func newWalk(m *ir.Model, p *quantize.Plan, targets []quantize.Target, samples [
 	for i, n := range m.Graph.Nodes() {
 		w.place[n] = i
 	}
-	for _, u := range p.Uses() {
-		w.uses[u.Node] = u
-		w.products[u.Node] = u.Product
+	if p != nil {
+		for _, u := range p.Uses() {
+			w.uses[u.Node] = u
+			w.products[u.Node] = u.Product
+		}
 	}
 	for _, n := range m.Graph.Nodes() {
 		if _, ok := quantize.Embedding(n); ok {
@@ -299,10 +301,13 @@ func (w *walk) open(p *point) (*runner, error) {
 		r.inputs[name] = t
 	}
 	for name, v := range tables {
-		t, err := w.table(v)
+		t, own, err := w.table(v)
 		if err != nil {
 			r.close()
 			return nil, err
+		}
+		if own {
+			r.own = append(r.own, t)
 		}
 		r.inputs[name] = t
 	}
@@ -362,21 +367,25 @@ func (w *walk) fill(dst []float32, u quantize.Use) error {
 	return nil
 }
 
-// table is a large constant as a tensor. It stays to the end: all layers read the same ones.
-func (w *walk) table(v *ir.Value) (*ort.Tensor, error) {
+// table is a large constant as a tensor. Those that several nodes read, as all layers do the tables of the rotary
+// embedding, stay to the end; the others are the caller's to close.
+func (w *walk) table(v *ir.Value) (t *ort.Tensor, own bool, err error) {
 	if t := w.tables[v]; t != nil {
-		return t, nil
+		return t, false, nil
 	}
-	t, err := ort.NewTensor(ort.DType(v.Const.DType), v.Const.Shape...)
+	t, err = ort.NewTensor(ort.DType(v.Const.DType), v.Const.Shape...)
 	if err != nil {
-		return nil, fmt.Errorf("calib: %s: %w", v.Name, err)
+		return nil, false, fmt.Errorf("calib: %s: %w", v.Name, err)
 	}
 	if _, err := v.Const.Data.ReadAt(t.Bytes(), 0); err != nil {
 		t.Close()
-		return nil, fmt.Errorf("calib: %s: %w", v.Name, err)
+		return nil, false, fmt.Errorf("calib: %s: %w", v.Name, err)
+	}
+	if v.SoleUse() != nil {
+		return t, true, nil
 	}
 	w.tables[v] = t
-	return t, nil
+	return t, false, nil
 }
 
 // step takes one batch to a point.

@@ -50,10 +50,11 @@ func Optimize(ctx context.Context, in string, out Output, c Config, e Events) (*
 }
 
 // Quantize reads a model folder, or a .onnx file with its configuration beside it, and writes one with
-// weights in c.Precision. Errors are those of Build, quantize.ErrNothing and quantize.ErrQuantized.
+// weights in c.Precision and the KV cache in c.KV; with precision None the KV cache alone, which weights may be
+// quantised beside. Errors are those of Build, quantize.ErrNothing, quantize.ErrQuantized and quantize.ErrNoCache.
 func Quantize(ctx context.Context, in string, out Output, c Config, e Events) (*Report, error) {
 	if !c.quantizes() {
-		return nil, errors.New("accelerate: precision none leaves nothing to quantise")
+		return nil, errors.New("accelerate: precision none leaves nothing to quantise but a KV cache: want kv int8 or int4")
 	}
 	return run(ctx, fromFolder(in), out, c, e, (*work).quantize)
 }

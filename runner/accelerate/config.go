@@ -77,6 +77,7 @@ const (
 	DefaultAccuracy  = 4
 	DefaultDType     = FP32
 	DefaultTarget    = graphopt.CPU
+	DefaultKVScales  = ChannelScales
 )
 
 // Config says what to build out of a checkpoint, and how to run it. The zero value is what runs best on this
@@ -106,7 +107,7 @@ type Config struct {
 	// chosen by their effect on the model, see quantize.Allocate. Precision is then Int4. Candidates have zero points where
 	// Symmetric does not say otherwise.
 	TargetBits float64 `yaml:"target_bits"`
-	// Calibration is the text for methods that need one, and for TargetBits.
+	// Calibration is the text for methods that need one, for TargetBits and for KV.
 	Calibration Calibration `yaml:"calibration"`
 	// Int8Weights is the range of levels of weights whose products are computed in integers. Default:
 	// quantize.SignedInt8.
@@ -137,8 +138,10 @@ type Config struct {
 	// FusedKernels takes operators that do the work of several: norms, joined projections, activations.
 	// Default (nil): they are taken.
 	FusedKernels *bool `yaml:"fused_kernels"`
-	// KV is the type of the KV cache. Default: that of the activations, which DType decides.
-	KV KVType `yaml:"kv"`
+	// KV is the type of the KV cache, and KVScales what shares a scale where it is quantised. Default: that of the
+	// activations, which DType decides; DefaultKVScales.
+	KV       KVType   `yaml:"kv"`
+	KVScales KVScales `yaml:"kv_scales"`
 
 	// Device that runs the model. Default: Auto.
 	Device Device `yaml:"device"`
@@ -172,9 +175,9 @@ func (c Config) Validate() error {
 	return err
 }
 
-// quantizes reports whether c stores weights in another form than the graph's own type.
+// quantizes reports whether c stores weights or KV cache in another form than the graph's own type.
 func (c Config) quantizes() bool {
-	return slices.Contains(Quantized(), normalised(c.Precision))
+	return c.KV.Quantized() || slices.Contains(Quantized(), normalised(c.Precision))
 }
 
 // normalised fills in the default, and lets hyphens be typed as underscores.
@@ -217,6 +220,8 @@ type settings struct {
 	ZeroPoints    bool // candidates for TargetBits may have them
 	Calibration   Calibration
 	Int8Weights   quantize.Int8Weights
+	KV            KVType // empty: the type of the activations
+	KVScales      KVScales
 
 	Convert      ir.DType // Undefined: the type stays
 	KeepFloat32  []string
@@ -292,6 +297,7 @@ func (c Config) resolve() (settings, error) {
 	if !(s.TargetBits >= 0) || math.IsInf(s.TargetBits, 0) {
 		fault("target bits %v: want a positive number", s.TargetBits)
 	}
+	s.resolveKV(c, fault)
 	if k := s.Calibration; k.Samples < 0 || k.Length < 0 {
 		fault("%d calibration samples of %d tokens: want positive numbers", k.Samples, k.Length)
 	}

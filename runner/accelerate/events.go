@@ -53,6 +53,7 @@ const (
 	PhaseProbe   Phase = "probing"              // what it does to the model to round it
 	PhaseObserve Phase = Phase(calib.Observing) // activations, in the model as it is
 	PhaseRound   Phase = Phase(calib.Rounding)  // levels, one tensor with what those before it have become
+	PhaseCache   Phase = "caching"              // keys and values, for the scales of a KV cache
 )
 
 // TensorProgress is how far a phase has come.

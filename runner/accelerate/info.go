@@ -303,12 +303,15 @@ func (d *description) fusedKernels() Outcome {
 }
 
 // kvNames are the types of caches as this package calls them.
-var kvNames = map[string]KVType{"float32": KVFP32, "float16": KVFP16, "bfloat16": KVBF16, "int8": "int8", "uint8": "int4"}
+var kvNames = map[string]KVType{"float32": KVFP32, "float16": KVFP16, "bfloat16": KVBF16, "int8": KVInt8, "int4": KVInt4}
 
 func (d *description) kv() Outcome {
 	o := Outcome{Option: "kv", Requested: string(d.c.KV), Applied: string(kvNames[d.runner.KVType]), Fact: fmt.Sprintf("inputs past_key_values of %s, %d bytes a token", d.runner.KVType, d.runner.KVBytes(1))}
 	if o.Requested != "" && o.Requested != o.Applied {
 		o.Reason = "a cache in floating point has the type of the activations: set dtype " + o.Requested
+		if d.c.KV.Quantized() {
+			o.Reason = made
+		}
 	}
 	return o
 }

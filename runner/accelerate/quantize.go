@@ -13,6 +13,10 @@ import (
 
 func (w *work) quantize(ctx context.Context) error {
 	w.events.step(StepQuantize)
+	if w.set.Precision == None { // the KV cache alone
+		w.record(folder.Step{Command: "quantize", Options: w.set.kvOptions(map[string]string{})})
+		return w.quantizeKV(ctx)
+	}
 	options := w.set.quantization()
 	if w.set.TargetBits > 0 {
 		if err := w.allocate(ctx, &options); err != nil {
@@ -21,6 +25,9 @@ func (w *work) quantize(ctx context.Context) error {
 	}
 	plan, err := w.makePlan(ctx, options)
 	if err != nil {
+		return err
+	}
+	if err := w.quantizeKV(ctx); err != nil { // the plan has rescaled the values, and not replaced the products yet
 		return err
 	}
 	if err := plan.Apply(w.model); err != nil {
@@ -107,7 +114,7 @@ func (s settings) quantizeOptions() map[string]string {
 		}
 		o["rules"] = strings.Join(rules, " ")
 	}
-	return o
+	return s.kvOptions(o)
 }
 
 // recordTensors writes down what became of each tensor. The model has been saved, so that errors are known.

@@ -43,11 +43,13 @@ const ScoresBytes = 32 << 20
 // KVType is the type of the KV cache.
 type KVType string
 
-// The types. A cache in floating point has the type of the activations.
+// The types. A cache in floating point has the type of the activations; the others have scales, see KVScales.
 const (
 	KVFP32 KVType = "fp32"
 	KVFP16 KVType = "fp16"
 	KVBF16 KVType = "bf16"
+	KVInt8 KVType = "int8"
+	KVInt4 KVType = "int4" // two numbers in a byte
 )
 
 // Compile is what is done ahead of the first run.
@@ -118,7 +120,7 @@ func (c Config) sessionFaults() (faults []string) {
 	}
 	oneOf("attention", string(c.Attention), string(Flash), string(MemoryEfficient), string(Plain))
 	oneOf("compile", string(c.Compile), string(CompileOff), string(CompileDefault), string(ReduceOverhead), string(MaxAutotune))
-	oneOf("kv", string(c.KV), string(KVFP32), string(KVFP16), string(KVBF16))
+	oneOf("kv", string(c.KV), string(KVFP32), string(KVFP16), string(KVBF16), string(KVInt8), string(KVInt4))
 	for _, n := range []struct {
 		option string
 		value  int

@@ -201,7 +201,7 @@ func (w *work) write(ctx context.Context) error {
 	if w.plan != nil {
 		w.recordTensors()
 	}
-	w.manifest.KVCache = folder.KVCache{DType: kvType(w.model.Graph)}
+	w.manifest.KVCache = kvCache(w.model.Graph)
 	w.manifest.Versions = folder.Versions{Qwenrt: runner.Version(), Opset: w.model.Opset(""), IR: w.model.IRVersion}
 	if err := w.manifest.Write(w.stage.Dir()); err != nil {
 		return err
@@ -240,14 +240,4 @@ func floatBits(g *ir.Graph) float64 {
 		return 0
 	}
 	return float64(8*bytes) / float64(weights)
-}
-
-// kvType is the type of the first layer's keys, as ONNX names it.
-func kvType(g *ir.Graph) string {
-	for _, in := range g.Inputs() {
-		if strings.HasPrefix(in.Name, "past_key_values.") && in.Type != nil {
-			return in.Type.DType.String()
-		}
-	}
-	return ""
 }
