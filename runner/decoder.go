@@ -19,13 +19,25 @@ type decoder interface {
 	Watch(ctx context.Context) (stop func())
 	// fork gives another decoder with the same tokens.
 	fork() (decoder, error)
-	// cached is the number of tokens that the last Prefill had from the prefix cache.
-	cached() int
+	// report adds what it has to say about how the answer was made.
+	report(r *Result)
 	Close()
 }
 
 // newDecoder waits for a place in the batch, if there is one.
-func (r *Runner) newDecoder(ctx context.Context) (decoder, error) {
+func (r *Runner) newDecoder(ctx context.Context, q *Request) (decoder, error) {
+	v, err := r.newVerifier(ctx)
+	if err != nil || q.Speculate == 0 {
+		return v, err
+	}
+	var d drafter = promptLookup{}
+	if r.draft != nil {
+		d = &draftModel{r: r.draft, max: int32(r.layout.vocab)}
+	}
+	return newSpeculator(v, d, min(q.Speculate, r.chunk-1), r.context), nil
+}
+
+func (r *Runner) newVerifier(ctx context.Context) (verifier, error) {
 	if r.scheduler != nil {
 		t, err := r.scheduler.open(ctx)
 		if err != nil {
@@ -41,7 +53,7 @@ func (r *Runner) newDecoder(ctx context.Context) (decoder, error) {
 	return s, nil
 }
 
-func (s *Sequence) cached() int { return s.hit }
+func (s *Sequence) report(r *Result) { r.CachedTokens = s.hit }
 
 func (s *Sequence) fork() (decoder, error) {
 	f, err := s.Fork()

@@ -222,7 +222,7 @@ func (g *generation) open(ctx context.Context) (err error) {
 	if err := g.sampling.ValidateFor(vocab); err != nil {
 		return wrap(err)
 	}
-	if g.seq, err = g.r.newDecoder(ctx); err != nil {
+	if g.seq, err = g.r.newDecoder(ctx, &g.q); err != nil {
 		return err
 	}
 	return g.seq.Reserve(n + min(g.budget, cacheStep)) // or a prompt that just fits would be copied for the first token
@@ -558,7 +558,7 @@ func (a *answer) last(reason Reason) Event {
 		ev.Result.GeneratedTokens = a.made()
 		ev.Result.TTFT = a.first.Sub(g.start)
 		ev.Result.PromptPerSecond = rate(len(g.prompt.tokens), g.prefill)
-		ev.Result.CachedTokens = g.seq.cached()
+		a.seq.report(ev.Result)
 	}
 	return ev
 }

@@ -62,6 +62,12 @@ type Request struct {
 	// Echo begins each answer with the prompt, an event for each of its tokens. With Logprobs the prompt is
 	// run twice, and the logits of a chunk of it are in memory; see Sequence.Score.
 	Echo bool
+	// Speculate is how many tokens at most are guessed and run together with the next one: where guesses are
+	// right, as in an answer that copies from its prompt, a run gives several tokens. The answer is as
+	// without, whatever the sampling; see Result.AcceptedTokens for how good the guesses were. They are
+	// Options.Draft's, or else what followed the last tokens before. 0: none; DefaultSpeculation is a good number,
+	// 64 the largest.
+	Speculate int
 	// ShowSpecial keeps special tokens in the text.
 	ShowSpecial bool
 }
@@ -122,6 +128,8 @@ type Result struct {
 	PromptTokens    int
 	CachedTokens    int           // of them, those that Options.PrefixCache had
 	GeneratedTokens int           // the end token not counted
+	DraftedTokens   int           // that Request.Speculate had guessed and run
+	AcceptedTokens  int           // of them, those that were right: one run less each
 	TTFT            time.Duration // time to first token: from the call on
 	Total           time.Duration
 	// PromptPerSecond is the speed of prefill in tokens per second, cached ones included, TokensPerSecond that of decoding:
@@ -177,6 +185,9 @@ func (q *Request) validate(vocab int) error {
 	f.within("TopLogprobs", q.TopLogprobs, 0, maxTopLogprobs)
 	if q.TopLogprobs > 0 && !q.Logprobs {
 		f.add("TopLogprobs is %d without Logprobs", q.TopLogprobs)
+	}
+	if q.Speculate < 0 || q.Speculate > maxSpeculation {
+		faults = append(faults, fmt.Sprintf("Speculate is %d: want 0 to %d", q.Speculate, maxSpeculation))
 	}
 	if q.Sampling != nil {
 		if err := q.Sampling.ValidateFor(vocab); err != nil {

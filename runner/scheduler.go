@@ -280,7 +280,7 @@ func (t *slot) Close() {
 	t.s.signal()
 }
 
-func (t *slot) cached() int { return t.hit }
+func (t *slot) report(r *Result) { r.CachedTokens = t.hit }
 
 func (s *scheduler) store(p *Sequence) {
 	if s.r.prefix != nil {
