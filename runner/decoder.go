@@ -26,13 +26,21 @@ type decoder interface {
 
 // newDecoder waits for a place in the batch, if there is one.
 func (r *Runner) newDecoder(ctx context.Context, q *Request) (decoder, error) {
-	v, err := r.newVerifier(ctx)
-	if err != nil || q.Speculate == 0 {
-		return v, err
+	if q.Speculate == 0 {
+		return r.newVerifier(ctx)
 	}
 	var d drafter = promptLookup{}
-	if r.draft != nil {
-		d = &draftModel{r: r.draft, max: int32(r.layout.vocab)}
+	if q.Draft != nil {
+		m, err := r.newDraft(q.Draft)
+		if err != nil {
+			return nil, err
+		}
+		d = m
+	}
+	v, err := r.newVerifier(ctx)
+	if err != nil {
+		d.close()
+		return nil, err
 	}
 	return newSpeculator(v, d, min(q.Speculate, r.chunk-1), r.context), nil
 }

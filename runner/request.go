@@ -64,10 +64,12 @@ type Request struct {
 	Echo bool
 	// Speculate is how many tokens at most are guessed and run together with the next one: where guesses are
 	// right, as in an answer that copies from its prompt, a run gives several tokens. The answer is as
-	// without, whatever the sampling; see Result.AcceptedTokens for how good the guesses were. They are
-	// Options.Draft's, or else what followed the last tokens before. 0: none; DefaultSpeculation is a good number,
-	// 64 the largest.
+	// without, whatever the sampling; see Result.AcceptedTokens for how good the guesses were. 0: none;
+	// DefaultSpeculation is a good number, 64 the largest.
 	Speculate int
+	// Draft guesses for Speculate: a smaller model with the same tokenizer, not to be closed before the generation
+	// ends. Nil: guesses are what followed the last tokens where they stood before.
+	Draft *Runner
 	// ShowSpecial keeps special tokens in the text.
 	ShowSpecial bool
 }
@@ -186,8 +188,9 @@ func (q *Request) validate(vocab int) error {
 	if q.TopLogprobs > 0 && !q.Logprobs {
 		f.add("TopLogprobs is %d without Logprobs", q.TopLogprobs)
 	}
-	if q.Speculate < 0 || q.Speculate > maxSpeculation {
-		faults = append(faults, fmt.Sprintf("Speculate is %d: want 0 to %d", q.Speculate, maxSpeculation))
+	f.within("Speculate", q.Speculate, 0, maxSpeculation)
+	if q.Draft != nil && q.Speculate == 0 {
+		f.add("Draft without Speculate")
 	}
 	if q.Sampling != nil {
 		if err := q.Sampling.ValidateFor(vocab); err != nil {

@@ -47,9 +47,6 @@ type Options struct {
 	Slots int
 	// Queue is how many generations may wait for a slot; one more fails with ErrBusy. Default: 64.
 	Queue int
-	// Draft is the folder of a smaller model with the same tokenizer, which guesses tokens for
-	// Request.Speculate. Default: none, and guesses come from the text so far.
-	Draft string
 	// PrefixCache is the memory in bytes for keys and values of earlier prompts and answers: a prompt that
 	// begins as one of them runs the rest only. See Info.KVBytes. Default: 0, none are kept.
 	PrefixCache int64
@@ -114,7 +111,7 @@ type Runner struct {
 
 	scheduler  *scheduler     // nil: each generation has runs of its own
 	prefix     *prefixCache   // nil: none
-	draft      *Runner        // nil: none
+	tokHash    *[32]byte      // under mu; nil until it is needed
 	vocabulary lazyVocabulary // for constraints
 
 	mu          sync.Mutex
@@ -270,11 +267,6 @@ func (r *Runner) load(ctx context.Context, file string, o Options) error {
 	}
 	r.setContext(o.MaxContext)
 	r.describe(conf.Threads)
-	if o.Draft != "" {
-		if err := r.openDraft(ctx, o); err != nil {
-			return err
-		}
-	}
 	return r.schedule(o, file)
 }
 
@@ -387,9 +379,6 @@ func (r *Runner) Close() error {
 	}
 	if r.prefix != nil {
 		r.prefix.close()
-	}
-	if r.draft != nil {
-		_ = r.draft.Close()
 	}
 	if r.session != nil {
 		r.session.Close()

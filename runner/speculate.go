@@ -1,8 +1,8 @@
 package runner
 
 import (
-	"bytes"
 	"context"
+	"crypto/sha256"
 	"errors"
 	"fmt"
 	"io/fs"
@@ -289,35 +289,49 @@ func likeliest(logits []float32) int32 {
 	return int32(best)
 }
 
-func (d *draftModel) fork() drafter { return &draftModel{r: d.r, max: d.max} }
+func (d *draftModel) fork() drafter {
+	d.r.generations.Add(1) // d is one itself
+	return &draftModel{r: d.r, max: d.max}
+}
 
 func (d *draftModel) close() {
 	if d.seq != nil {
 		d.seq.Close()
 	}
+	d.r.generations.Done()
+}
+
+// newDraft checks that d can guess for r. Close gives it back.
+func (r *Runner) newDraft(d *Runner) (*draftModel, error) {
+	mine, err := r.tokenizerHash()
+	if err != nil {
+		return nil, err
+	}
+	its, err := d.tokenizerHash()
+	if err != nil {
+		return nil, err
+	}
+	if mine != its {
+		return nil, fmt.Errorf("runner: %w: the tokenizer of the draft model %s is not that of %s", ErrRequest, d.dir, r.dir)
+	}
+	if err := d.enter(); err != nil {
+		return nil, err
+	}
+	return &draftModel{r: d, max: int32(r.layout.vocab)}, nil
 }
 
 const tokenizerFile = "tokenizer.json"
 
-// openDraft opens the model that guesses for r.
-func (r *Runner) openDraft(ctx context.Context, o Options) error {
-	folder := o.Draft
-	o.Draft, o.Slots, o.PrefixCache, o.ProfilePrefix = "", 0, 0, ""
-	d, err := Open(ctx, folder, o)
-	if err != nil {
-		return fmt.Errorf("runner: draft model: %w", err)
+// tokenizerHash tells tokenizers apart; those of models that have none are one.
+func (r *Runner) tokenizerHash() (sum [sha256.Size]byte, err error) {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	if r.tokHash == nil {
+		b, err := os.ReadFile(filepath.Join(r.dir, tokenizerFile))
+		if err != nil && !errors.Is(err, fs.ErrNotExist) {
+			return sum, fmt.Errorf("runner: %w", err)
+		}
+		r.tokHash = new(sha256.Sum256(b))
 	}
-	r.draft = d
-	mine, err := os.ReadFile(filepath.Join(r.dir, tokenizerFile))
-	if err != nil && !errors.Is(err, fs.ErrNotExist) {
-		return fmt.Errorf("runner: %w", err)
-	}
-	its, err := os.ReadFile(filepath.Join(d.dir, tokenizerFile))
-	if err != nil && !errors.Is(err, fs.ErrNotExist) {
-		return fmt.Errorf("runner: %w", err)
-	}
-	if !bytes.Equal(mine, its) {
-		return fmt.Errorf("runner: draft model %s: %w: its %s is not that of %s", d.dir, ErrNotModel, tokenizerFile, r.dir)
-	}
-	return nil
+	return *r.tokHash, nil
 }

@@ -31,17 +31,19 @@ func TestSpeculation(t *testing.T) {
 	other := toy{layers: 1, vocab: 24}
 	without := m.open(t, runner.Options{})
 	dir := without.Info().Dir
+	itself, another := open(t, dir, runner.Options{}), other.open(t, runner.Options{})
 	for name, c := range map[string]struct {
 		options runner.Options
 		dir     string
+		draft   *runner.Runner
 	}{
-		"text":             {runner.Options{}, dir},
-		"text, in a batch": {runner.Options{Slots: 2}, dir},
-		"text, a cache that is not written in place": {runner.Options{}, ""},
-		"text, a short chunk":                        {runner.Options{PrefillChunk: 3}, dir},
-		"itself":                                     {runner.Options{Draft: dir}, dir},
-		"itself, in a batch":                         {runner.Options{Draft: dir, Slots: 3, PrefixCache: 1 << 20}, dir},
-		"another model":                              {runner.Options{Draft: other.folder(t)}, dir},
+		"text":             {runner.Options{}, dir, nil},
+		"text, in a batch": {runner.Options{Slots: 2}, dir, nil},
+		"text, a cache that is not written in place": {runner.Options{}, "", nil},
+		"text, a short chunk":                        {runner.Options{PrefillChunk: 3}, dir, nil},
+		"itself":                                     {runner.Options{}, dir, itself},
+		"itself, in a batch":                         {runner.Options{Slots: 3, PrefixCache: 1 << 20}, dir, itself},
+		"another model":                              {runner.Options{}, dir, another},
 	} {
 		t.Run(name, func(t *testing.T) {
 			without := without
@@ -61,7 +63,7 @@ func TestSpeculation(t *testing.T) {
 						q.Sampling = &sample.Params{Temperature: 0.4, TopP: 0.9, Seed: uint64(i)}
 					}
 					want, _ := result(t, without, q)
-					q.Speculate = 1 + i%8
+					q.Speculate, q.Draft = 1+i%8, c.draft
 					got, res := result(t, r, q)
 					if !slices.Equal(want, got) {
 						t.Errorf("%d: %v, want %v", i, got, want)
@@ -105,9 +107,17 @@ func TestSpeculationOptions(t *testing.T) {
 		_, _, err := r.Text(t.Context(), q)
 		requireError(t, err, runner.ErrRequest, fmt.Sprintf("Speculate is %d", n))
 	}
-	_, err := runner.Open(t.Context(), r.Info().Dir, runner.Options{Draft: t.TempDir()})
-	requireError(t, err, runner.ErrNotModel, "draft model")
-	other := toy{files: map[string]string{"tokenizer.json": "{}"}}
-	_, err = runner.Open(t.Context(), r.Info().Dir, runner.Options{Draft: other.folder(t)})
-	requireError(t, err, runner.ErrNotModel, "draft model")
+	q := plain(m.prompt(3), 1)
+	q.Draft = r
+	_, _, err := r.Text(t.Context(), q)
+	requireError(t, err, runner.ErrRequest, "Draft without Speculate")
+	q.Speculate = 1
+	q.Draft = toy{files: map[string]string{"tokenizer.json": "{}"}}.open(t, runner.Options{})
+	_, _, err = r.Text(t.Context(), q)
+	requireError(t, err, runner.ErrRequest, "the tokenizer of the draft model")
+	q.Draft, err = runner.Open(t.Context(), r.Info().Dir, runner.Options{})
+	require.NoError(t, err)
+	require.NoError(t, q.Draft.Close())
+	_, _, err = r.Text(t.Context(), q)
+	requireError(t, err, runner.ErrClosed, "closed")
 }

@@ -32,7 +32,7 @@ func (p *program) runCommand() *cli.Command {
 			boolFlag("json", "print one object with text, counts and speed at the end"),
 			&cli.IntFlag{Name: "threads", Usage: "CPU threads", DefaultText: "the CPUs that this process may use"},
 			&cli.IntFlag{Name: "prefill-chunk", Usage: "tokens of the prompt that are run at once", Value: runner.DefaultPrefillChunk},
-		}, samplingFlags(), runFlags(), hubFlags()),
+		}, samplingFlags(), speculationFlags(), runFlags(), hubFlags()),
 		Action: p.answer,
 	}
 }
@@ -91,6 +91,12 @@ func (p *program) answer(c *cli.Context) error {
 	}
 	defer release()
 	request.Sampling = new(overSampling(c, r.Info().Sampling))
+	if draft := c.String("draft"); draft != "" {
+		if request.Draft, err = runner.Open(c.Context, draft, runner.Options{Threads: c.Int("threads")}); err != nil {
+			return fmt.Errorf("--draft: %w", err)
+		}
+		defer request.Draft.Close()
+	}
 	if c.Bool("json") {
 		return p.answerJSON(c, r, request, arg)
 	}
@@ -121,6 +127,7 @@ func (p *program) request(c *cli.Context) (runner.Request, error) {
 		return q, commandUsage(c, "the prompt is empty")
 	}
 	q.MaxTokens = c.Int("max-tokens")
+	q.Speculate = speculation(c)
 	if c.Bool("no-chat") {
 		q.Prompt = prompt
 		return q, nil
@@ -179,6 +186,9 @@ func statistics(r *runner.Result) string {
 	if r.TokensPerSecond > 0 {
 		text += fmt.Sprintf(", decode %.1f tokens/s", r.TokensPerSecond)
 	}
+	if r.DraftedTokens > 0 {
+		text += fmt.Sprintf(", %d of %d guesses right", r.AcceptedTokens, r.DraftedTokens)
+	}
 	return text
 }
 
@@ -190,6 +200,8 @@ type completion struct {
 	FinishReason     string  `json:"finish_reason"` // stop, length or cancelled
 	PromptTokens     int     `json:"prompt_tokens"`
 	CompletionTokens int     `json:"completion_tokens"`
+	DraftedTokens    int     `json:"drafted_tokens,omitempty"`
+	AcceptedTokens   int     `json:"accepted_tokens,omitempty"`
 	TTFT             float64 `json:"ttft_s"`
 	PromptPerSecond  float64 `json:"prompt_tokens_per_second"`
 	TokensPerSecond  float64 `json:"tokens_per_second"`
@@ -209,6 +221,8 @@ func (p *program) answerJSON(c *cli.Context, r *runner.Runner, q runner.Request,
 		FinishReason:     string(a.Result.Reason),
 		PromptTokens:     a.Result.PromptTokens,
 		CompletionTokens: a.Result.GeneratedTokens,
+		DraftedTokens:    a.Result.DraftedTokens,
+		AcceptedTokens:   a.Result.AcceptedTokens,
 		TTFT:             a.Result.TTFT.Seconds(),
 		PromptPerSecond:  a.Result.PromptPerSecond,
 		TokensPerSecond:  a.Result.TokensPerSecond,

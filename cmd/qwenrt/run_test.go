@@ -57,6 +57,25 @@ func TestRunJSON(t *testing.T) {
 	require.Equal(t, completion{Model: model, FinishReason: "length", PromptTokens: 20, CompletionTokens: 8}, got)
 }
 
+// Guesses change no answer; a model that guesses for itself is always right.
+func TestRunSpeculates(t *testing.T) {
+	need(t)
+	model := built(t)
+	ask := func(args ...string) completion {
+		r := qwenrt(t, append([]string{"run", model, "--json", "-p", question, "--temperature", "0", "--max-tokens", "40"}, args...)...)
+		require.Equal(t, exitOK, r.code, r.stderr)
+		var c completion
+		require.NoError(t, json.Unmarshal([]byte(r.stdout), &c))
+		return c
+	}
+	plain := ask()
+	require.Zero(t, plain.DraftedTokens)
+	require.Equal(t, plain.Text, ask("--speculate").Text)
+	drafted := ask("--draft", model)
+	require.Equal(t, plain.Text, drafted.Text)
+	require.Greater(t, drafted.AcceptedTokens, drafted.DraftedTokens/2)
+}
+
 func TestRunPrompts(t *testing.T) {
 	need(t)
 	model := built(t)
