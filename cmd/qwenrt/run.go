@@ -32,7 +32,7 @@ func (p *program) runCommand() *cli.Command {
 			boolFlag("json", "print one object with text, counts and speed at the end"),
 			&cli.IntFlag{Name: "threads", Usage: "CPU threads", DefaultText: "the CPUs that this process may use"},
 			&cli.IntFlag{Name: "prefill-chunk", Usage: "tokens of the prompt that are run at once", Value: runner.DefaultPrefillChunk},
-		}, samplingFlags(), speculationFlags(), runFlags(), hubFlags()),
+		}, grammarFlags(), samplingFlags(), speculationFlags(), runFlags(), hubFlags()),
 		Action: p.answer,
 	}
 }
@@ -80,6 +80,10 @@ func (p *program) answer(c *cli.Context) error {
 	if err != nil {
 		return err
 	}
+	constrain, err := constraintOf(c)
+	if err != nil {
+		return err
+	}
 	m, err := p.open(c, arg)
 	if err != nil {
 		return err
@@ -91,6 +95,9 @@ func (p *program) answer(c *cli.Context) error {
 	}
 	defer release()
 	request.Sampling = new(overSampling(c, r.Info().Sampling))
+	if request.Constraint, err = constrain(r); err != nil {
+		return err
+	}
 	if draft := c.String("draft"); draft != "" {
 		if request.Draft, err = runner.Open(c.Context, draft, runner.Options{Threads: c.Int("threads")}); err != nil {
 			return fmt.Errorf("--draft: %w", err)
