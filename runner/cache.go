@@ -217,16 +217,17 @@ func (c *cache) begin(n int) error {
 	return nil
 }
 
-// spans calls f for each head of all keys and values with where tokens from to to are in the cache, and with
-// their place in data, which has nothing but those tokens, in the same order.
-func (c *cache) spans(from, to int, data []byte, f func(cache, data []byte)) {
+// spans calls f with where tokens from to to lie in the cache: for keys and values of each layer in turn, head
+// by head.
+func (c *cache) spans(from, to int, f func(span []byte)) {
+	if from == to {
+		return
+	}
 	row, heads := c.layout.rowBytes(), int(c.layout.kvHeads)
-	size := (to - from) * row
 	for _, t := range c.past {
 		b := t.Bytes()
 		for h := range heads {
-			f(b[h*len(b)/heads+from*row:][:size], data[:size])
-			data = data[size:]
+			f(b[h*len(b)/heads+from*row:][:(to-from)*row])
 		}
 	}
 }

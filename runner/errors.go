@@ -19,6 +19,8 @@ var (
 	ErrToken = errors.New("token out of range")
 	// ErrRequest: the request cannot be served as it stands.
 	ErrRequest = errors.New("bad request")
+	// ErrSnapshot: the file is no snapshot that this model can go on from.
+	ErrSnapshot = errors.New("not a snapshot that can be restored")
 	// ErrBusy: as many generations wait already as may; see Options.Queue.
 	ErrBusy = errors.New("busy")
 	// ErrClosed: the runner or the sequence has been closed.

@@ -105,7 +105,8 @@ func (p *prefixCache) load(s *Sequence, tokens []int32) (int, error) {
 		return 0, err
 	}
 	for i, b := range path {
-		s.cache.spans(i*prefixBlock, (i+1)*prefixBlock, b.data.Bytes(), func(cache, kept []byte) { copy(cache, kept) })
+		kept := b.data.Bytes()
+		s.cache.spans(i*prefixBlock, (i+1)*prefixBlock, func(span []byte) { kept = kept[copy(span, kept):] })
 	}
 	s.tokens = append(s.tokens, tokens[:n]...)
 	p.stats.CachedTokens += int64(n)
@@ -127,7 +128,8 @@ func (p *prefixCache) store(s *Sequence) {
 		if err != nil {
 			break
 		}
-		s.cache.spans(from, from+prefixBlock, data.Bytes(), func(cache, kept []byte) { copy(kept, cache) })
+		kept := data.Bytes()
+		s.cache.spans(from, from+prefixBlock, func(span []byte) { kept = kept[copy(kept, span):] })
 		b := &block{tokens: [prefixBlock]int32(s.tokens[from:]), above: above, data: data, used: p.now}
 		b.place = p.recent.PushFront(b)
 		if above.below == nil {

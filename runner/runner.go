@@ -96,6 +96,7 @@ func (o *Options) validate() error {
 // Runner is an open model. It is safe for concurrent use: each generation has its own sequence.
 type Runner struct {
 	dir      string
+	file     string // of the graph
 	session  *ort.Session
 	layout   *layout
 	config   modelConfig
@@ -113,6 +114,10 @@ type Runner struct {
 	prefix     *prefixCache   // nil: none
 	tokHash    *[32]byte      // under mu; nil until it is needed
 	vocabulary lazyVocabulary // for constraints
+
+	hashOnce sync.Once // modelHash
+	hash     [32]byte
+	hashErr  error
 
 	mu          sync.Mutex
 	closed      bool
@@ -158,7 +163,8 @@ func Open(ctx context.Context, path string, o Options) (*Runner, error) {
 		return nil, err
 	}
 	r := &Runner{
-		dir: configDir(file), chunk: cmp.Or(o.PrefillChunk, DefaultPrefillChunk),
+		file: file,
+		dir:  configDir(file), chunk: cmp.Or(o.PrefillChunk, DefaultPrefillChunk),
 		scores: o.ScoresBytes, reserve: o.ReserveContext,
 	}
 	if err := r.load(ctx, file, o); err != nil {

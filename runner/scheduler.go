@@ -169,7 +169,7 @@ func (s *scheduler) admit() {
 
 func (s *scheduler) take(t *slot, at int) error {
 	if s.places[at] == nil {
-		p, err := s.r.NewSequence()
+		p, err := s.r.newSequence()
 		if err != nil {
 			return err
 		}
@@ -442,13 +442,14 @@ func (s *scheduler) runAlone(t *slot, others bool) {
 		}
 		t.hit, j.next = hit, hit
 	}
-	n := min(len(j.tokens)-j.next, s.r.chunk)
-	if others {
-		n = min(n, interleavedChunk)
-	}
-	rows := 1
-	if j.all {
+	n, rows := len(j.tokens)-j.next, 1
+	switch {
+	case j.all:
 		rows = n
+	case others:
+		n = min(n, s.r.chunkAt(p.Len()), interleavedChunk)
+	default:
+		n = min(n, s.r.chunkAt(p.Len()))
 	}
 	j.running = true
 	err := s.unlocked(func() error {
@@ -494,6 +495,9 @@ func (s *scheduler) copy(t, from *slot) error {
 func (s *scheduler) ensure(n int) error {
 	if n <= s.pool.capacity {
 		return nil
+	}
+	if s.r.reserve {
+		n = s.r.context
 	}
 	capacity := grown(s.pool.capacity, n, s.r.context)
 	s.batch.close() // or it would keep the old cache

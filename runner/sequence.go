@@ -22,6 +22,21 @@ type Sequence struct {
 
 // NewSequence starts an empty sequence. Close it: the garbage collector does not see its memory.
 func (r *Runner) NewSequence() (*Sequence, error) {
+	s, err := r.newSequence()
+	if err != nil {
+		return nil, err
+	}
+	if r.reserve && r.layout.shared {
+		if err := s.reserve(r.context); err != nil {
+			s.Close()
+			return nil, err
+		}
+	}
+	return s, nil
+}
+
+// newSequence is NewSequence without a cache.
+func (r *Runner) newSequence() (*Sequence, error) {
 	s := &Sequence{}
 	err := s.feed.open(r, r.chunk)
 	if err == nil {
@@ -30,12 +45,6 @@ func (r *Runner) NewSequence() (*Sequence, error) {
 	if err != nil {
 		s.Close()
 		return nil, wrap(err)
-	}
-	if r.reserve && r.layout.shared {
-		if err := s.reserve(r.context); err != nil {
-			s.Close()
-			return nil, err
-		}
 	}
 	return s, nil
 }
