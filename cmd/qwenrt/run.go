@@ -1,74 +1,97 @@
 package main
 
 import (
-	"cmp"
 	"fmt"
 	"io"
-	"math/rand/v2"
+	"iter"
+	"os"
 	"slices"
 	"strings"
 
 	"github.com/urfave/cli/v2"
+	"golang.org/x/term"
 
 	"github.com/qwenrt/qwenrt/runner"
 	"github.com/qwenrt/qwenrt/runner/chat"
-	"github.com/qwenrt/qwenrt/runner/sample"
 )
 
 func (p *program) runCommand() *cli.Command {
 	return &cli.Command{
 		Name:      "run",
-		Usage:     "answer a prompt",
+		Usage:     "answer a prompt, many prompts, or chat",
 		ArgsUsage: "MODEL",
-		UsageText: "qwenrt run MODEL -p PROMPT [options]",
-		Description: "The answer streams to standard output, its statistics go to standard error.\n" + modelHelp + "\n\n" +
-			"Example: qwenrt run Qwen/Qwen3-0.6B -p 'What is a harbor?' --no-think",
+		UsageText: "qwenrt run MODEL [-p PROMPT | --batch FILE --results FILE] [options]",
+		Description: "With -p, the answer streams to standard output, its statistics go to standard error. Without, on a\n" +
+			"terminal, it is a conversation: /help lists what can be typed beside messages. With --batch,\n" +
+			"requests are the lines of a file, {\"id\": ..., \"prompt\": ...} or {\"id\": ..., \"messages\": [...]}, and each answer\n" +
+			"is a line of the results; a second run does what is missing there.\n" + modelHelp + "\n\n" +
+			"Examples: qwenrt run Qwen/Qwen3-0.6B -p 'What is a harbor?' --no-think\n" +
+			"          qwenrt run Qwen/Qwen3-0.6B --batch questions.jsonl --results answers.jsonl --slots 4",
 		Flags: slices.Concat([]cli.Flag{
 			&cli.StringFlag{Name: "prompt", Aliases: []string{"p"}, Usage: "what to answer; - reads standard input"},
+			boolFlag("interactive", "converse though standard input is no terminal: a line is a message"),
+			&cli.StringFlag{Name: "batch", Usage: "answer the requests in `FILE`, JSON lines"},
+			&cli.StringFlag{Name: "results", Usage: "append the answers to a batch to `FILE`, and skip those that are there"},
+			&cli.IntFlag{Name: "slots", Usage: "answers made at a time", Value: 1},
 			&cli.StringFlag{Name: "system", Usage: "system message"},
+			&cli.StringFlag{Name: "tools", Usage: "functions that the model may call: a JSON list in `FILE`"},
 			boolFlag("no-chat", "continue the prompt as it is, without the chat template"),
+			boolFlag("think", "think first, where the model can choose"),
 			boolFlag("no-think", "answer without thinking first"),
-			&cli.IntFlag{Name: "max-tokens", Usage: "length of the answer", DefaultText: "what is left of the context"},
-			boolFlag("json", "print one object with text, counts and speed at the end"),
+			boolFlag("hide-thinking", "show the answer only"),
+			boolFlag("json", "print an object with text, counts and speed for each answer"),
+			boolFlag("stats", "tell times, speed and memory in full"),
 			&cli.IntFlag{Name: "threads", Usage: "CPU threads", DefaultText: "the CPUs that this process may use"},
 			&cli.IntFlag{Name: "prefill-chunk", Usage: "tokens of the prompt that are run at once", Value: runner.DefaultPrefillChunk},
-		}, grammarFlags(), samplingFlags(), speculationFlags(), runFlags(), hubFlags()),
+		}, answerFlags(), grammarFlags(), samplingFlags(), speculationFlags(), runFlags(), hubFlags()),
 		Action: p.answer,
 	}
 }
 
-// modelsOwn is the default of what generation_config.json may recommend.
-const modelsOwn = "the model's own"
+// mode is what a run command does.
+type mode int
 
-// samplingFlags override what generation_config.json recommends.
-func samplingFlags() []cli.Flag {
-	return []cli.Flag{
-		&cli.Float64Flag{Name: "temperature", Usage: "0 is greedy", DefaultText: modelsOwn},
-		&cli.IntFlag{Name: "top-k", Usage: "keep the k most likely tokens; 0 keeps all", DefaultText: modelsOwn},
-		&cli.Float64Flag{Name: "top-p", Usage: "keep the fewest tokens that have this probability together; 1 keeps all", DefaultText: modelsOwn},
-		&cli.Float64Flag{Name: "min-p", Usage: "keep tokens with this share of the likeliest one's probability", DefaultText: modelsOwn},
-		&cli.Float64Flag{Name: "repetition-penalty", Usage: "above 1 avoids what was said", DefaultText: modelsOwn},
-		&cli.Uint64Flag{Name: "seed", Usage: "of the random numbers", DefaultText: "another one each time"},
+const (
+	single mode = iota
+	converse
+	batch
+)
+
+func (p *program) mode(c *cli.Context) (mode, error) {
+	switch {
+	case c.IsSet("prompt") && (c.IsSet("batch") || c.Bool("interactive")):
+		return 0, commandUsage(c, "--prompt, --batch and --interactive exclude each other")
+	case c.IsSet("batch") != c.IsSet("results"):
+		return 0, commandUsage(c, "--batch FILE and --results FILE belong together")
+	case c.IsSet("slots") && !c.IsSet("batch") && c.Int("n") < 2:
+		return 0, commandUsage(c, "--slots is for --batch and --n")
+	case c.Bool("strict") && (!c.IsSet("prompt") || c.Int("slots") > 1):
+		return 0, commandUsage(c, "--strict is for --prompt without --slots")
+	case c.IsSet("batch") && c.Int("n") > 1:
+		return 0, commandUsage(c, "--n is not for --batch: give a request as often as it is to be answered, with a seed each")
+	case c.IsSet("prompt"):
+		return single, nil
+	case c.IsSet("batch"):
+		return batch, nil
+	case c.Bool("interactive") || p.terminal() != nil:
+		for _, name := range []string{"json", "n", "no-chat", "logprobs", "echo", "tools"} {
+			if c.IsSet(name) {
+				return 0, commandUsage(c, "--%s is not for conversations", name)
+			}
+		}
+		return converse, nil
 	}
+	return 0, commandUsage(c, "missing prompt: pass it with -p PROMPT, or with -p - on standard input")
 }
 
-// overSampling puts the flags that were given over the model's own values.
-func overSampling(c *cli.Context, s sample.Params) sample.Params {
-	for name, v := range map[string]*float64{
-		"temperature": &s.Temperature, "top-p": &s.TopP, "min-p": &s.MinP, "repetition-penalty": &s.RepetitionPenalty,
-	} {
-		if c.IsSet(name) {
-			*v = c.Float64(name)
-		}
+// terminal is where a conversation can be held, nil if standard input and output are none.
+func (p *program) terminal() *os.File {
+	in, ok := p.stdin.(*os.File)
+	out, is := p.stdout.(*standardOutput)
+	if ok && is && term.IsTerminal(int(in.Fd())) && term.IsTerminal(int(out.file.Fd())) {
+		return in
 	}
-	if c.IsSet("top-k") {
-		s.TopK = c.Int("top-k")
-	}
-	s.Seed = rand.Uint64()
-	if c.IsSet("seed") {
-		s.Seed = c.Uint64("seed")
-	}
-	return s
+	return nil
 }
 
 func (p *program) answer(c *cli.Context) error {
@@ -76,20 +99,29 @@ func (p *program) answer(c *cli.Context) error {
 	if err != nil {
 		return err
 	}
+	m, err := p.mode(c)
+	if err != nil {
+		return err
+	}
 	request, err := p.request(c)
 	if err != nil {
 		return err
+	}
+	if m == single {
+		if err := p.addPrompt(c, &request); err != nil {
+			return err
+		}
 	}
 	constrain, err := constraintOf(c)
 	if err != nil {
 		return err
 	}
-	m, err := p.open(c, arg)
-	if err != nil {
-		return err
+	if m == batch {
+		if err := checkJobs(c.String("batch")); err != nil {
+			return err
+		}
 	}
-	defer m.Close()
-	r, release, err := m.Use()
+	r, release, err := p.runner(c, arg, m)
 	if err != nil {
 		return err
 	}
@@ -104,53 +136,73 @@ func (p *program) answer(c *cli.Context) error {
 		}
 		defer request.Draft.Close()
 	}
-	if c.Bool("json") {
+	switch {
+	case m == converse:
+		return p.converse(c, r, request)
+	case m == batch:
+		return p.batch(c, r, request, arg)
+	case c.Bool("json"):
 		return p.answerJSON(c, r, request, arg)
 	}
 	return p.stream(c, r, request)
 }
 
-// request reads the flags of a generation, and the prompt last: it may come from standard input.
-func (p *program) request(c *cli.Context) (runner.Request, error) {
-	var q runner.Request
-	switch {
-	case !c.IsSet("prompt"):
-		return q, commandUsage(c, "missing prompt: pass it with -p PROMPT, or with -p - on standard input")
-	case c.Bool("no-chat") && (c.IsSet("system") || c.Bool("no-think")):
-		return q, commandUsage(c, "--system and --no-think belong to the chat template, which --no-chat leaves out")
-	case c.Int("max-tokens") < 0 || c.IsSet("max-tokens") && c.Int("max-tokens") == 0:
-		return q, commandUsage(c, "--max-tokens is %d: want 1 or more", c.Int("max-tokens"))
-	case c.Int("threads") < 0 || c.IsSet("threads") && c.Int("threads") == 0:
-		return q, commandUsage(c, "--threads is %d: want 1 or more", c.Int("threads"))
+// runner opens the model. Conversations and batches keep what prompts have in common.
+func (p *program) runner(c *cli.Context, arg string, m mode) (r *runner.Runner, release func(), err error) {
+	slots := c.Int("slots")
+	if m == single && slots <= 1 {
+		model, err := p.open(c, arg)
+		if err != nil {
+			return nil, nil, err
+		}
+		r, leave, err := model.Use()
+		return r, func() { leave(); model.Close() }, err
 	}
-	if err := overSampling(c, sample.Params{}).Validate(); err != nil {
-		return q, commandUsage(c, "%s", strings.TrimPrefix(err.Error(), "sample: "))
-	}
-	prompt, err := p.prompt(c.String("prompt"))
+	prepared, err := p.prepare(c, arg)
 	if err != nil {
-		return q, err
+		return nil, nil, err
 	}
-	if prompt == "" {
-		return q, commandUsage(c, "the prompt is empty")
+	o := prepared.Options
+	if slots > 1 {
+		o.Slots = slots
 	}
-	q.MaxTokens = c.Int("max-tokens")
-	q.Speculate = speculation(c)
-	if c.Bool("no-chat") {
-		q.Prompt = prompt
-		return q, nil
+	o.PrefixCache = prefixMemory
+	if r, err = runner.Open(c.Context, prepared.File, o); err != nil {
+		return nil, nil, err
 	}
-	if c.Bool("no-think") {
-		q.Think = new(false)
-	}
-	if system := c.String("system"); system != "" {
-		q.Messages = append(q.Messages, chat.Message{Role: "system", Content: system})
-	}
-	q.Messages = append(q.Messages, chat.Message{Role: "user", Content: prompt})
-	return q, nil
+	return r, func() { r.Close() }, nil
 }
+
+// prefixMemory bounds what is kept of a conversation, or of what the requests of a batch have in common.
+const prefixMemory = 1 << 30
 
 // maxPrompt is far above what fits a context.
 const maxPrompt = 64 << 20
+
+// addPrompt makes the prompt part of a request.
+func (p *program) addPrompt(c *cli.Context, q *runner.Request) error {
+	prompt, err := p.prompt(c.String("prompt"))
+	if err != nil {
+		return err
+	}
+	if prompt == "" {
+		return commandUsage(c, "the prompt is empty")
+	}
+	if c.Bool("no-chat") {
+		q.Prompt = prompt
+		return nil
+	}
+	q.Messages = conversation(c, chat.Message{Role: "user", Content: prompt})
+	return nil
+}
+
+// conversation begins with the system message, if there is one.
+func conversation(c *cli.Context, messages ...chat.Message) []chat.Message {
+	if system := c.String("system"); system != "" {
+		return append([]chat.Message{{Role: "system", Content: system}}, messages...)
+	}
+	return messages
+}
 
 // prompt is the flag's value, or standard input less the end of its last line.
 func (p *program) prompt(flag string) (string, error) {
@@ -167,10 +219,21 @@ func (p *program) prompt(flag string) (string, error) {
 	return strings.TrimSuffix(strings.TrimSuffix(string(text), "\n"), "\r"), nil
 }
 
-// stream prints an answer as it comes, and then its statistics.
+// stream prints an answer as it comes, and then its statistics. Several come one below the other; those that
+// are made at the same time, when they are whole.
 func (p *program) stream(c *cli.Context, r *runner.Runner, q runner.Request) error {
-	out := &answerWriter{w: p.stdout}
-	for ev, err := range r.Generate(c.Context, q) {
+	events := r.Generate(c.Context, q)
+	if c.Int("slots") > 1 {
+		events = whole(r.Answers(c.Context, q))
+	}
+	out := &answerWriter{w: p.stdout, hide: c.Bool("hide-thinking")}
+	for ev, err := range events {
+		if ev.Answer > out.index {
+			out.index = ev.Answer
+			if werr := out.write("\n"); werr != nil {
+				return werr
+			}
+		}
 		if werr := out.show(ev); werr != nil {
 			return werr
 		}
@@ -178,7 +241,7 @@ func (p *program) stream(c *cli.Context, r *runner.Runner, q runner.Request) err
 			if werr := out.end(); werr != nil {
 				return werr
 			}
-			fmt.Fprintln(p.stderr, statistics(ev.Result))
+			p.tell(c, r, ev.Result)
 		}
 		if err != nil {
 			return err
@@ -187,51 +250,17 @@ func (p *program) stream(c *cli.Context, r *runner.Runner, q runner.Request) err
 	return nil
 }
 
-func statistics(r *runner.Result) string {
-	text := fmt.Sprintf("%d prompt tokens, %d generated, first token after %.3f s, prefill %.1f tokens/s",
-		r.PromptTokens, r.GeneratedTokens, r.TTFT.Seconds(), r.PromptPerSecond)
-	if r.TokensPerSecond > 0 {
-		text += fmt.Sprintf(", decode %.1f tokens/s", r.TokensPerSecond)
+// whole gives answers as one event each. The error comes with the last.
+func whole(answers []runner.Answer, err error) iter.Seq2[runner.Event, error] {
+	return func(yield func(runner.Event, error) bool) {
+		for i, a := range answers {
+			var e error
+			if i == len(answers)-1 {
+				e = err
+			}
+			if !yield(runner.Event{Answer: i, Text: a.Text, Reasoning: a.Reasoning, ToolCalls: a.ToolCalls, Result: &a.Result}, e) {
+				return
+			}
+		}
 	}
-	if r.DraftedTokens > 0 {
-		text += fmt.Sprintf(", %d of %d guesses right", r.AcceptedTokens, r.DraftedTokens)
-	}
-	return text
-}
-
-// completion is what --json prints. Times are in seconds.
-type completion struct {
-	Model            string  `json:"model"`
-	Text             string  `json:"text"`
-	Reasoning        string  `json:"reasoning,omitempty"`
-	FinishReason     string  `json:"finish_reason"` // stop, length or cancelled
-	PromptTokens     int     `json:"prompt_tokens"`
-	CompletionTokens int     `json:"completion_tokens"`
-	DraftedTokens    int     `json:"drafted_tokens,omitempty"`
-	AcceptedTokens   int     `json:"accepted_tokens,omitempty"`
-	TTFT             float64 `json:"ttft_s"`
-	PromptPerSecond  float64 `json:"prompt_tokens_per_second"`
-	TokensPerSecond  float64 `json:"tokens_per_second"`
-}
-
-// answerJSON prints an object for a whole answer, and for one that was interrupted.
-func (p *program) answerJSON(c *cli.Context, r *runner.Runner, q runner.Request, model string) error {
-	answers, err := r.Answers(c.Context, q)
-	if err != nil && answers[0].Result.Reason != runner.Cancelled {
-		return err
-	}
-	a := answers[0]
-	return cmp.Or(p.writeJSON(completion{
-		Model:            model,
-		Text:             a.Text,
-		Reasoning:        a.Reasoning,
-		FinishReason:     string(a.Result.Reason),
-		PromptTokens:     a.Result.PromptTokens,
-		CompletionTokens: a.Result.GeneratedTokens,
-		DraftedTokens:    a.Result.DraftedTokens,
-		AcceptedTokens:   a.Result.AcceptedTokens,
-		TTFT:             a.Result.TTFT.Seconds(),
-		PromptPerSecond:  a.Result.PromptPerSecond,
-		TokensPerSecond:  a.Result.TokensPerSecond,
-	}), err)
 }

@@ -10,6 +10,7 @@ import (
 	"os/exec"
 	"path/filepath"
 	"runtime"
+	"strconv"
 	"strings"
 	"testing"
 
@@ -53,7 +54,8 @@ func TestRunJSON(t *testing.T) {
 	require.Positive(t, got.TTFT)
 	require.Positive(t, got.PromptPerSecond)
 	require.Positive(t, got.TokensPerSecond)
-	got.Text, got.TTFT, got.PromptPerSecond, got.TokensPerSecond = "", 0, 0, 0
+	require.Positive(t, got.TPOT)
+	got.Text, got.TTFT, got.TPOT, got.PromptPerSecond, got.TokensPerSecond = "", 0, 0, 0, 0
 	require.Equal(t, completion{Model: model, FinishReason: "length", PromptTokens: 20, CompletionTokens: 8}, got)
 }
 
@@ -130,6 +132,78 @@ func TestRunBadInput(t *testing.T) {
 			requireLine(t, r.stderr, c.want)
 		})
 	}
+}
+
+// objects reads what --json prints.
+func objects(t *testing.T, r result) (all []completion) {
+	t.Helper()
+	require.Equal(t, exitOK, r.code, r.stderr)
+	d := json.NewDecoder(strings.NewReader(r.stdout))
+	for d.More() {
+		var c completion
+		require.NoError(t, d.Decode(&c))
+		all = append(all, c)
+	}
+	return all
+}
+
+func TestRunOptions(t *testing.T) {
+	need(t)
+	model := built(t)
+	run := func(args ...string) result {
+		return qwenrt(t, append([]string{"run", model, "-p", question, "--no-think", "--max-tokens", "12"}, args...)...)
+	}
+	ask := func(args ...string) []completion { return objects(t, run(append(args, "--json")...)) }
+	plain := ask("--temperature", "0")[0]
+
+	stopped := ask("--temperature", "0", "--stop", "arbor\" m", "--stop", "a, b")[0]
+	require.Equal(t, `The noun "h`, stopped.Text)
+	require.Equal(t, "stop", stopped.FinishReason)
+
+	several := ask("--temperature", "2", "--seed", "5", "--n", "3")
+	require.Len(t, several, 3)
+	require.Equal(t, []int{0, 1, 2}, []int{several[0].Index, several[1].Index, several[2].Index})
+	require.NotEqual(t, several[0].Text, several[1].Text)
+	for i, c := range ask("--temperature", "2", "--seed", "5", "--n", "3", "--slots", "2") {
+		require.Equal(t, several[i].Text, c.Text, "at the same time or one after the other")
+	}
+	shown := run("--temperature", "2", "--seed", "5", "--n", "2", "--slots", "2", "--stats")
+	require.Equal(t, several[0].Text+"\n\n"+several[1].Text+"\n", shown.stdout)
+	require.Equal(t, 2, strings.Count(shown.stderr, "TPOT"))
+
+	likely := ask("--temperature", "0", "--logprobs", "2")[0]
+	require.Len(t, likely.Logprobs, likely.CompletionTokens)
+	for _, l := range likely.Logprobs {
+		require.Len(t, l.Top, 2)
+		require.Equal(t, *l.Logprob, *l.Top[0].Logprob, "greedy")
+		require.Equal(t, l.Text, l.Top[0].Text)
+	}
+	id := strconv.Itoa(int(likely.Logprobs[0].Token))
+	require.NotEqual(t, plain.Text, ask("--temperature", "0", "--logit-bias", id+"=-100")[0].Text)
+	require.Zero(t, ask("--temperature", "0", "--stop-token", id)[0].CompletionTokens)
+	echoed := ask("--temperature", "0", "--echo")[0]
+	require.True(t, strings.HasPrefix(echoed.Text, "user\n"+question), echoed.Text)
+
+	bad := run("--stop-token", "100000", "--logit-bias", "100000=1", "--min-tokens", "20")
+	require.Equal(t, exitError, bad.code)
+	requireLine(t, bad.stderr, "MinTokens is 20, above MaxTokens, which is 12; ")
+	require.Contains(t, bad.stderr, "the token 100000")
+	require.Contains(t, bad.stderr, "StopTokens[0] is 100000")
+}
+
+func TestRunTools(t *testing.T) {
+	need(t)
+	model := built(t)
+	tools := filepath.Join(t.TempDir(), "tools.json")
+	require.NoError(t, os.WriteFile(tools, []byte(`[{"type": "function", "function": {"name": "find"}}]`), 0o666))
+	count := func(args ...string) int {
+		return objects(t, qwenrt(t, append([]string{"run", model, "-p", question, "--max-tokens", "2", "--json"}, args...)...))[0].PromptTokens
+	}
+	require.Greater(t, count("--tools", tools), count())
+	require.NoError(t, os.WriteFile(tools, []byte(`{}`), 0o666))
+	r := qwenrt(t, "run", model, "-p", question, "--tools", tools)
+	require.Equal(t, exitError, r.code)
+	requireLine(t, r.stderr, "want a JSON list of objects")
 }
 
 // cancelling cancels a context at the first text, as a user who has read enough.
