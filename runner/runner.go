@@ -61,6 +61,8 @@ type Options struct {
 	OptimizedModel string
 	// Spin says how idle threads wait; see ort.SessionConfig.
 	Spin ort.Spin
+	// NoArena gives memory of activations back to the system after each run; see ort.SessionConfig.
+	NoArena bool
 	// ConfigEntries are further settings of the session; see ort.SessionConfig.
 	ConfigEntries map[string]string
 }
@@ -280,7 +282,7 @@ func (r *Runner) load(ctx context.Context, file string, o Options) error {
 func SessionConfig(o Options) ort.SessionConfig {
 	c := ort.SessionConfig{
 		Providers: o.Providers, Threads: cmp.Or(o.Threads, ort.DefaultThreads()), Spin: o.Spin,
-		Optimization: o.Optimization, ProfilePrefix: o.ProfilePrefix,
+		Optimization: o.Optimization, ProfilePrefix: o.ProfilePrefix, NoArena: o.NoArena,
 		// Every step has lengths of its own, so a pattern of activations is never used twice: laying one out
 		// and keeping it costs time and memory at each token.
 		NoMemPattern: true,

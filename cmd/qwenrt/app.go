@@ -45,6 +45,7 @@ func (p *program) commands() []*cli.Command {
 		p.infoCommand(),
 		p.cacheCommand(),
 		p.recommendCommand(),
+		p.tuneCommand(),
 		p.doctorCommand(),
 		p.versionCommand(),
 	}

@@ -155,6 +155,8 @@ type Config struct {
 	Threads int `yaml:"threads"`
 	// Spin says whether idle threads wait in a loop. Default (nil): ONNX Runtime's way, which is to do so.
 	Spin *bool `yaml:"spin"`
+	// Arena keeps memory of activations between runs. Default (nil): it does.
+	Arena *bool `yaml:"arena"`
 	// Compile says what is done ahead of the first run. Default: DefaultCompile.
 	Compile Compile `yaml:"compile"`
 	// PrepackWeights keeps weights on disk in the form that kernels want, and maps them from there.

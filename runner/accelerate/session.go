@@ -169,6 +169,7 @@ func (c Config) options(d Device) runner.Options {
 	if c.Attention == MemoryEfficient {
 		o.ScoresBytes = ScoresBytes
 	}
+	o.NoArena = c.Arena != nil && !*c.Arena
 	if c.Spin != nil {
 		o.Spin = ort.SpinOff
 		if *c.Spin {
