@@ -75,17 +75,25 @@ func run(ctx context.Context, open opener, out Output, c Config, e Events, steps
 	if err != nil {
 		return nil, err
 	}
-	w := &work{set: set, events: e, report: &Report{Dir: out.Dir}, stage: stage}
-	if err := w.run(ctx, open, steps); err != nil {
-		return nil, errors.Join(explain(err), stage.Abort())
+	ctx, cancel := context.WithCancel(ctx)
+	defer cancel()
+	var g guard
+	w := &work{set: set, events: g.events(e, cancel), report: &Report{Dir: out.Dir}, stage: stage}
+	err = w.run(ctx, open, steps)
+	if err == nil && e.Check != nil {
+		err = g.check(ctx, e, stage.Dir())
 	}
-	if e.Check != nil {
-		if err := e.Check(ctx, stage.Dir()); err != nil {
-			return nil, errors.Join(err, stage.Abort())
-		}
+	if err == nil && g.panicked == nil {
+		err = stage.Commit()
 	}
-	if err := stage.Commit(); err != nil {
-		return nil, errors.Join(err, stage.Abort())
+	if err != nil || g.panicked != nil {
+		err = errors.Join(explain(err), stage.Abort())
+	}
+	if g.panicked != nil {
+		panic(g.panicked)
+	}
+	if err != nil {
+		return nil, err
 	}
 	w.report.Elapsed = time.Since(start)
 	return w.report, nil

@@ -1,0 +1,27 @@
+package runner_test
+
+import (
+	"testing"
+
+	"github.com/stretchr/testify/require"
+
+	"github.com/qwenrt/qwenrt/runner"
+)
+
+// TestPanicOfTheCaller holds that a panic in the loop over an answer ends that answer, reaches the caller, and leaves the
+// runner as it was; also where generations share runs.
+func TestPanicOfTheCaller(t *testing.T) {
+	m := toy{}
+	for _, o := range []runner.Options{{}, {Slots: 2}} {
+		r := m.open(t, o)
+		require.PanicsWithValue(t, "mine", func() {
+			for range r.Generate(t.Context(), runner.Request{Tokens: m.prompt(3), MaxTokens: 5, IgnoreEOS: true}) {
+				panic("mine")
+			}
+		})
+		_, res, err := r.Text(t.Context(), runner.Request{Tokens: m.prompt(3), MaxTokens: 5, IgnoreEOS: true})
+		require.NoError(t, err)
+		require.Equal(t, 5, res.GeneratedTokens)
+		require.NoError(t, r.Close(), "no generation is waited for")
+	}
+}
