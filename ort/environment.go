@@ -64,6 +64,7 @@ type runtimeLibrary struct {
 		sync.Mutex
 		paths map[string]string
 	}
+	hugePages bool // there is an allocator for them
 }
 
 var (
@@ -153,6 +154,7 @@ func load(path string, level LogLevel) (*runtimeLibrary, error) {
 	if lib.cpu, err = capi.CPUMemory(); err != nil {
 		return nil, wrap("load "+path, err)
 	}
+	lib.hugePages = capi.UseHugePages(lib.env, lib.cpu) == nil // not everywhere, and not beside somebody else's
 	if lib.providers, err = capi.Providers(); err != nil {
 		return nil, wrap("load "+path, err)
 	}

@@ -7,6 +7,7 @@ import (
 	"io/fs"
 	"os"
 	"path/filepath"
+	"runtime"
 	"slices"
 	"strings"
 	"sync"
@@ -15,6 +16,7 @@ import (
 	"github.com/stretchr/testify/require"
 
 	"github.com/qwenrt/qwenrt/ort"
+	"github.com/qwenrt/qwenrt/ort/internal/capi"
 )
 
 func TestSessionDescribesItself(t *testing.T) {
@@ -259,6 +261,30 @@ func TestOtherFieldsAreTaken(t *testing.T) {
 			require.Equal(t, []float32{2, 4, 6, 8}, ort.Data[float32](z))
 		})
 	}
+}
+
+// Packed weights lie on slabs of their own, which go with the sessions that use them.
+func TestHugePages(t *testing.T) {
+	x := floats(t, []float32{31: 1, 32: 2, 95: 0}, 3, 32)
+	product := func(s *ort.Session) []float32 {
+		y := run(t, s, map[string]*ort.Tensor{"x": x})["y"]
+		return ort.Data[float32](y)
+	}
+	before := capi.HugePageBytes()
+	want := product(open(t, "product", ort.SessionConfig{}))
+	require.Equal(t, before, capi.HugePageBytes(), "they are asked for")
+
+	first := open(t, "product", ort.SessionConfig{HugePages: true})
+	second := open(t, "product", ort.SessionConfig{HugePages: true})
+	require.Equal(t, want, product(first))
+	require.Equal(t, want, product(second))
+	if runtime.GOOS == "linux" {
+		require.Greater(t, capi.HugePageBytes(), before)
+	}
+	first.Close()
+	require.Equal(t, want, product(second), "the other one's weights stay")
+	second.Close()
+	require.Equal(t, before, capi.HugePageBytes())
 }
 
 func TestProfile(t *testing.T) {

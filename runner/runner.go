@@ -50,6 +50,9 @@ type Options struct {
 	// PrefixCache is the memory in bytes for keys and values of earlier prompts and answers: a prompt that
 	// begins as one of them runs the rest only. See Info.KVBytes. Default: 0, none are kept.
 	PrefixCache int64
+	// SmallPages leaves the weights of a session on the CPU on pages of 4 kB; see ort.SessionConfig.HugePages. It loads
+	// faster in virtual machines that give free memory back to their host.
+	SmallPages bool
 	// ProfilePrefix, if set, begins the name of a profile in the Trace Event format that ONNX Runtime
 	// writes when the runner is closed.
 	ProfilePrefix string
@@ -286,6 +289,7 @@ func SessionConfig(o Options) ort.SessionConfig {
 		// Every step has lengths of its own, so a pattern of activations is never used twice: laying one out
 		// and keeping it costs time and memory at each token.
 		NoMemPattern: true,
+		HugePages:    !o.SmallPages,
 		// Weights are put into the form that kernels want on all threads, rather than on one.
 		ConfigEntries: map[string]string{"session.prepack.enable_parallel": "1"},
 	}

@@ -123,3 +123,12 @@ write(
     [value("x", T.FLOAT, [1])],
     [h.make_tensor_sequence_value_info("y", T.FLOAT, [1])],
 )
+
+# y = x w: a product whose weight is packed while the session loads.
+write(
+    "product",
+    [h.make_node("MatMul", ["x", "w"], ["y"])],
+    [value("x", T.FLOAT, ["rows", 32])],
+    [value("y", T.FLOAT, ["rows", 48])],
+    [h.make_tensor("w", T.FLOAT, [32, 48], [(i * 7 % 31 - 15) / 8 for i in range(32 * 48)])],
+)

@@ -91,6 +91,13 @@ func CPUMemory() (*MemoryInfo, error) {
 	return info, take(C.capi_cpu_memory_info(&info))
 }
 
+// UseHugePages offers sessions that have the entry session.use_env_allocators an allocator that has packed weights on
+// huge pages. It keeps info. Systems other than Linux have none, which is an error.
+func UseHugePages(env *Env, info *MemoryInfo) error { return take(C.capi_use_huge_pages(env, info)) }
+
+// HugePageBytes returns how much memory for packed weights is set aside.
+func HugePageBytes() int { return int(C.capi_weights_reserved()) }
+
 // DefaultAllocator returns the allocator that strings come from. It is never
 // released.
 func DefaultAllocator() (*Allocator, error) {

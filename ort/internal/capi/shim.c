@@ -71,6 +71,8 @@ OrtStatus *capi_cpu_memory_info(OrtMemoryInfo **out) {
   return api->CreateCpuMemoryInfo(OrtDeviceAllocator, OrtMemTypeDefault, out);
 }
 
+OrtStatus *capi_use_huge_pages(OrtEnv *env, const OrtMemoryInfo *info) { return capi_weights_register(api, env, info); }
+
 OrtStatus *capi_default_allocator(OrtAllocator **out) { return api->GetAllocatorWithDefaultOptions(out); }
 
 OrtStatus *capi_allocator_free(OrtAllocator *allocator, void *p) { return api->AllocatorFree(allocator, p); }
@@ -94,12 +96,18 @@ OrtStatus *capi_append_provider_v2(OrtSessionOptions *options, OrtEnv *env,
 }
 
 OrtStatus *capi_session_create(const OrtEnv *env, const void *path, const OrtSessionOptions *options, OrtSession **out) {
-  return api->CreateSession(env, (const ORTCHAR_T *)path, options, out);
+  capi_weights_loading(1);
+  OrtStatus *status = api->CreateSession(env, (const ORTCHAR_T *)path, options, out);
+  capi_weights_loading(0);
+  return status;
 }
 
 OrtStatus *capi_session_create_from_bytes(const OrtEnv *env, const void *model, size_t size,
                                           const OrtSessionOptions *options, OrtSession **out) {
-  return api->CreateSessionFromArray(env, model, size, options, out);
+  capi_weights_loading(1);
+  OrtStatus *status = api->CreateSessionFromArray(env, model, size, options, out);
+  capi_weights_loading(0);
+  return status;
 }
 
 void capi_session_release(OrtSession *session) { api->ReleaseSession(session); }

@@ -24,6 +24,14 @@ void capi_status_release(OrtStatus *status);
 
 OrtStatus *capi_env_create(OrtEnv **out);
 OrtStatus *capi_cpu_memory_info(OrtMemoryInfo **out);
+// capi_use_huge_pages offers sessions with session.use_env_allocators an allocator that has packed weights on huge pages.
+// The memory info is kept. It fails on systems without them. capi_weights_reserved is how many bytes those take.
+OrtStatus *capi_use_huge_pages(OrtEnv *env, const OrtMemoryInfo *info);
+OrtStatus *capi_weights_register(const OrtApi *api, OrtEnv *env, const OrtMemoryInfo *info);
+size_t capi_weights_reserved(void);
+// capi_weights_loading is called before and after a session is created.
+void capi_weights_loading(int on);
+
 OrtStatus *capi_default_allocator(OrtAllocator **out);
 OrtStatus *capi_allocator_free(OrtAllocator *allocator, void *p);
 OrtStatus *capi_providers(char ***names, int *count);
