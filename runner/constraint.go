@@ -3,6 +3,7 @@ package runner
 import (
 	"fmt"
 	"math"
+	"math/bits"
 )
 
 // Constraint restricts an answer to what a grammar allows. It sees tokens, not text, and is for one answer:
@@ -44,8 +45,14 @@ func constrain(c Constraint, mask []uint32, logits []float32, end []int32, may b
 			continue
 		}
 		part := logits[32*i : min(32*i+32, len(logits))]
-		for j := range part {
-			if word>>j&1 == 0 {
+		if word == 0 { // most are, where punctuation must come
+			for j := range part {
+				part[j] = never
+			}
+			continue
+		}
+		for gone := ^word; gone != 0; gone &= gone - 1 {
+			if j := bits.TrailingZeros32(gone); j < len(part) {
 				part[j] = never
 			}
 		}

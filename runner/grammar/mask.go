@@ -39,13 +39,14 @@ type reader struct {
 
 	letters map[id]*letters // of repeated terms whose walk is long
 
-	path  []id // states by depth
+	path  []id     // states by depth
+	trail []*moves // their transitions, in search
 	other inside
 }
 
 func newReader(a *arena, v *Vocabulary) *reader {
 	return &reader{
-		arena: a, vocab: v, known: map[place]*inside{}, least: longWalk, letters: map[id]*letters{}, path: make([]id, v.depth+1),
+		arena: a, vocab: v, known: map[place]*inside{}, least: longWalk, letters: map[id]*letters{}, path: make([]id, v.depth+1), trail: make([]*moves, v.depth+1),
 		other: inside{mask: make([]uint32, words(v.Size()))},
 	}
 }
@@ -137,11 +138,11 @@ func (r *reader) within(s id, exits bool) *inside {
 }
 
 // search adds to in, and returns the number of nodes that it has looked at. It leaves out what is below
-// those in skip.
+// those in skip. Of a long walk nearly all steps were made before, so that it looks into moves itself.
 func (r *reader) search(in *inside, s id, skip []bool) int {
 	nodes := r.vocab.nodes
 	visited := 0
-	r.path[0] = s
+	r.enter(0, s)
 	if r.terms[s].nullable {
 		in.exits = append(in.exits, 0)
 	}
@@ -151,19 +152,40 @@ func (r *reader) search(in *inside, s id, skip []bool) int {
 			i = n.end
 			continue
 		}
-		s := r.step(r.path[n.depth-1], n.b)
-		if s == nothing {
+		m := r.trail[n.depth-1]
+		next := m.next[m.class[n.b]]
+		if next == unmade {
+			next = r.step(r.path[n.depth-1], n.b)
+		}
+		if next == nothing {
 			i = n.end
 			continue
 		}
-		r.path[n.depth] = s
-		r.set(in.mask, n)
-		if r.terms[s].nullable && n.end > i+1 {
-			in.exits = append(in.exits, i)
+		if n.token >= 0 {
+			in.mask[n.token/32] |= 1 << (n.token % 32)
+			if n.shared {
+				r.set(in.mask, n)
+			}
 		}
 		i++
+		if n.end > i {
+			r.enter(n.depth, next)
+			if r.terms[next].nullable {
+				in.exits = append(in.exits, i-1)
+			}
+		}
 	}
 	return visited
+}
+
+// enter makes s the state at a depth.
+func (r *reader) enter(depth uint16, s id) {
+	r.path[depth] = s
+	m := r.terms[s].moves
+	if m == nil {
+		m = r.newMoves(s)
+	}
+	r.trail[depth] = m
 }
 
 // repetition takes apart a state that begins with a repetition: what is repeated, and how often it may

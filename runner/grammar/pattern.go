@@ -1,6 +1,7 @@
 package grammar
 
 import (
+	"errors"
 	"fmt"
 	"regexp/syntax"
 	"strconv"
@@ -51,8 +52,12 @@ func (a *arena) pattern(expr string, d dialect) (id, error) {
 		}
 	}
 	re, err := syntax.Parse(source, syntax.Perl)
+	var malformed *syntax.Error
+	if errors.As(err, &malformed) {
+		return nothing, fmt.Errorf("pattern %s: %s: %s", quoted(expr), malformed.Code, quoted(malformed.Expr))
+	}
 	if err != nil {
-		return nothing, fmt.Errorf("pattern %s: %s", quoted(expr), strings.TrimPrefix(err.Error(), "error parsing regexp: "))
+		return nothing, fmt.Errorf("pattern %s: %w", quoted(expr), err)
 	}
 	n, err := a.outer(re, d)
 	if err != nil {

@@ -1,6 +1,9 @@
 package grammar
 
-import "encoding/binary"
+import (
+	"encoding/binary"
+	"slices"
+)
 
 // A progress is how far an object is: which properties may still come, and how many there are by now.
 type progress struct {
@@ -70,7 +73,8 @@ func (o *objectOf) feasible(s progress) bool {
 			}
 		}
 	}
-	return (o.max == unbounded || s.count+required <= o.max) && (len(o.free) > 0 || s.count+open >= o.min)
+	others := slices.ContainsFunc(o.free, func(f freeProperty) bool { return f.value.possible })
+	return (others || s.count+open >= o.min) && (o.max == unbounded || s.count+required <= o.max && o.min <= o.max)
 }
 
 // missing reports whether a required property is still to come.
