@@ -26,6 +26,14 @@ type decoder interface {
 
 // newDecoder waits for a place in the batch, if there is one.
 func (r *Runner) newDecoder(ctx context.Context, q *Request) (decoder, error) {
+	d, err := r.newGuessing(ctx, q)
+	if err != nil || !q.Shift {
+		return d, err
+	}
+	return &shifter{decoder: d, keep: q.Keep, context: r.context}, nil
+}
+
+func (r *Runner) newGuessing(ctx context.Context, q *Request) (decoder, error) {
 	if q.Speculate == 0 {
 		return r.newVerifier(ctx)
 	}

@@ -210,8 +210,12 @@ func (g *generation) open(ctx context.Context) (err error) {
 	if n >= g.r.context {
 		return fmt.Errorf("runner: %w: the prompt has %d tokens, the context %d", ErrContext, n, g.r.context)
 	}
-	g.budget = g.r.context - n
-	if g.q.MaxTokens > 0 {
+	switch g.budget = g.r.context - n; {
+	case g.q.Shift && g.q.Keep >= g.r.context:
+		return fmt.Errorf("runner: %w: Keep is %d, and the context is %d", ErrRequest, g.q.Keep, g.r.context)
+	case g.q.Shift:
+		g.budget = g.q.MaxTokens
+	case g.q.MaxTokens > 0:
 		g.budget = min(g.budget, g.q.MaxTokens)
 	}
 	if !g.q.IgnoreEOS {

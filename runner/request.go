@@ -70,6 +70,10 @@ type Request struct {
 	// Draft guesses for Speculate: a smaller model with the same tokenizer, not to be closed before the generation
 	// ends. Nil: guesses are what followed the last tokens where they stood before.
 	Draft *Runner
+	// Shift goes on where the context ends, up to MaxTokens: the older half of the tokens behind the first Keep of
+	// the prompt goes, and what is left is run again. Without, the answer ends there.
+	Shift bool
+	Keep  int
 	// ShowSpecial keeps special tokens in the text.
 	ShowSpecial bool
 }
@@ -132,6 +136,7 @@ type Result struct {
 	GeneratedTokens int           // the end token not counted
 	DraftedTokens   int           // that Request.Speculate had guessed and run
 	AcceptedTokens  int           // of them, those that were right: one run less each
+	Shifts          int           // how often tokens went to make room; see Request.Shift
 	TTFT            time.Duration // time to first token: from the call on
 	Total           time.Duration
 	// PromptPerSecond is the speed of prefill in tokens per second, cached ones included, TokensPerSecond that of decoding:
@@ -189,6 +194,13 @@ func (q *Request) validate(vocab int) error {
 		f.add("TopLogprobs is %d without Logprobs", q.TopLogprobs)
 	}
 	f.within("Speculate", q.Speculate, 0, maxSpeculation)
+	if q.Shift && q.MaxTokens == 0 {
+		f.add("Shift without MaxTokens")
+	}
+	f.within("Keep", q.Keep, 0, math.MaxInt)
+	if q.Keep > 0 && !q.Shift {
+		f.add("Keep is %d without Shift", q.Keep)
+	}
 	if q.Draft != nil && q.Speculate == 0 {
 		f.add("Draft without Speculate")
 	}

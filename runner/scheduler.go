@@ -291,12 +291,15 @@ func (s *scheduler) store(p *Sequence) {
 // do has the loop do a job, and waits for it.
 func (t *slot) do(ctx context.Context, j job) error {
 	s := t.s
-	if err := s.submit(t, j); err != nil {
-		return err
-	}
 	var watched <-chan struct{}
 	if t.watched != nil {
 		watched = t.watched.Done()
+		if ctx.Done() == nil {
+			j.ctx = t.watched // to stop the run of a prompt
+		}
+	}
+	if err := s.submit(t, j); err != nil {
+		return err
 	}
 	select {
 	case err := <-t.done:

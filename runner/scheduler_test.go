@@ -14,10 +14,11 @@ import (
 
 // batches are models whose graph serves several rows at once.
 var batches = map[string]toy{
-	"rotary embedding":              {layers: 2, heads: 4, kvHeads: 2, headDim: 16, vocab: 64, rotary: toyContext},
-	"positions, all rows of logits": {layers: 2, heads: 4, kvHeads: 2, headDim: 16, vocab: 64, positions: true, noKeep: true},
-	"a cache of 8 bits":             {layers: 2, heads: 4, kvHeads: 2, headDim: 16, vocab: 64, rotary: toyContext, kvBits: 8},
-	"a cache of 4 bits":             {layers: 2, heads: 4, kvHeads: 2, headDim: 16, vocab: 64, kvBits: 4},
+	"attention looks back at a window": {layers: 2, heads: 4, kvHeads: 2, headDim: 16, vocab: 64, rotary: toyContext, window: 20},
+	"rotary embedding":                 {layers: 2, heads: 4, kvHeads: 2, headDim: 16, vocab: 64, rotary: toyContext},
+	"positions, all rows of logits":    {layers: 2, heads: 4, kvHeads: 2, headDim: 16, vocab: 64, positions: true, noKeep: true},
+	"a cache of 8 bits":                {layers: 2, heads: 4, kvHeads: 2, headDim: 16, vocab: 64, rotary: toyContext, kvBits: 8},
+	"a cache of 4 bits":                {layers: 2, heads: 4, kvHeads: 2, headDim: 16, vocab: 64, kvBits: 4},
 }
 
 // answerOf gives the answer's tokens as one generation on its own makes them.

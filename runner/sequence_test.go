@@ -30,6 +30,7 @@ var graphs = []struct {
 	{"a head size that is no multiple of 16", toy{layers: 2, heads: 3, kvHeads: 1, headDim: 24}, true},
 	{"a head size beyond 128", toy{heads: 2, kvHeads: 1, headDim: 136}, true},
 	{"one head", toy{}, true},
+	{"attention looks back at a window", toy{layers: 2, headDim: 16, rotary: toyContext, window: 4}, true},
 	{"float16 logits", toy{layers: 2, logits: ir.Float16}, true},
 	{"bfloat16 logits of all rows", toy{layers: 2, logits: ir.BFloat16, noKeep: true}, true},
 	{"a float16 cache", toy{layers: 2, heads: 2, kvHeads: 1, headDim: 16, kv: ir.Float16}, false},

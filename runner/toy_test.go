@@ -1,6 +1,7 @@
 package runner_test
 
 import (
+	"cmp"
 	"context"
 	"fmt"
 	"math"
@@ -28,6 +29,8 @@ type toy struct {
 	kv         ir.DType // default float32
 	kvBits     int      // 8 or 4: the cache is quantised
 	rotary     int64    // rows of the rotary tables. Default: none
+
+	window int64 // tokens that attention looks back at. Default: all
 
 	loud   int64               // a token that the head prefers to all others
 	rename map[string]string   // of inputs and outputs
@@ -259,7 +262,7 @@ func (b *builder) attention(layer int, x, lengths, total *ir.Value) *ir.Value {
 		Op: "GroupQueryAttention", Domain: "com.microsoft", Name: name("attention"), Inputs: inputs,
 		Outputs: append([]string{name("mixed")}, outputs...),
 		Attrs: []*ir.Attr{ir.Int("num_heads", int64(b.heads)), ir.Int("kv_num_heads", int64(b.kvHeads)),
-			ir.Int("do_rotary", min(b.rotary, 1))},
+			ir.Int("do_rotary", min(b.rotary, 1)), ir.Int("local_window_size", cmp.Or(b.window, -1))},
 	})
 	if b.kvBits != 0 {
 		for i, n := range []string{"k", "v"} {
