@@ -99,12 +99,12 @@ type sampled struct {
 
 // searchScale finds the scales of a fold; nil if none is worth it.
 func (f *folder) searchScale(c fold, s *Channels) (Folded, []float32, error) {
-	found := Folded{Activation: c.x.Name, Into: c.kind}
+	found := Folded{Activation: c.x.Name, Into: string(c.kind)}
 	k := len(c.share)
 	var samples []sampled
 	for _, w := range c.weights {
 		found.Tensors = append(found.Tensors, w.name)
-		rows, err := sampleRows(w)
+		rows, err := sampleRows(w, searchRows)
 		if err != nil {
 			return found, nil, err
 		}
@@ -152,10 +152,10 @@ func (f *folder) searchScale(c fold, s *Channels) (Folded, []float32, error) {
 	return found, scales[best], nil
 }
 
-// sampleRows reads evenly spread rows of a weight.
-func sampleRows(w *weight) ([]float32, error) {
-	n, k := w.p.n, w.p.k
-	count := min(n, searchRows)
+// sampleRows reads rows of a weight, evenly spread, so many at most.
+func sampleRows(w *weight, most int64) ([]float32, error) {
+	n, k := w.n(), w.k()
+	count := min(n, most)
 	rows := make([]float32, count*k)
 	for i := range count {
 		r := i * n / count

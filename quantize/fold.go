@@ -22,8 +22,17 @@ type fold struct {
 	scales int
 	// divide takes the scales out of what produces x.
 	divide func(scale []float32)
-	kind   string
+	kind   foldKind
 }
+
+// foldKind is what takes the inverse of the scales.
+type foldKind string
+
+const (
+	foldNorm    foldKind = "norm"
+	foldValues  foldKind = "values"  // of attention
+	foldProduct foldKind = "product" // the one before
+)
 
 // folder finds folds, and makes them.
 type folder struct {
@@ -56,7 +65,7 @@ func (f *folder) folds() []fold {
 		if weights == nil {
 			continue
 		}
-		k := int(weights[0].p.k)
+		k := int(weights[0].k())
 		c, ok := f.producer(x, k)
 		if !ok {
 			continue
@@ -126,14 +135,29 @@ func (f *folder) producer(x *ir.Value, k int) (fold, bool) {
 			}
 		}
 		for i := range 2 {
-			if c, ok := f.product(n.Input(i), k, "product"); ok {
+			if c, ok := f.product(n.Input(i), k, foldProduct); ok {
 				return c, true
 			}
 		}
 	case n.Is(microsoft, "GroupQueryAttention"):
 		return f.attention(n, k)
+	case n.Is("", "Slice"): // graphs whose last layer computes only the rows that logits are wanted of
+		all := n.Input(0)
+		if a := all.Producer(); all.SoleUse() != nil && !all.IsOutput() && a.Is(microsoft, "GroupQueryAttention") && a.Output(0) == all && alongRows(n) {
+			return f.attention(a, k)
+		}
 	}
 	return fold{}, false
+}
+
+// alongRows reports whether a Slice of a tensor of rank 3 leaves its last axis whole.
+func alongRows(n *ir.Node) bool {
+	t := n.Input(3).Constant()
+	if t == nil {
+		return false
+	}
+	axes, err := t.Int64s()
+	return err == nil && !slices.ContainsFunc(axes, func(a int64) bool { return a == -1 || a == 2 })
 }
 
 // vector is a fold into operand i of n, a constant of k numbers.
@@ -143,7 +167,7 @@ func (f *folder) vector(n *ir.Node, i, k int) (fold, bool) {
 	if t == nil || !t.DType.Float() || t.Len() != int64(k) || t.Shape[len(t.Shape)-1] != int64(k) {
 		return fold{}, false
 	}
-	return fold{kind: "norm", share: identity(k), scales: k, divide: func(s []float32) {
+	return fold{kind: foldNorm, share: identity(k), scales: k, divide: func(s []float32) {
 		if f.vectors[n] == nil {
 			f.vectors[n] = map[int][]float32{}
 		}
@@ -152,14 +176,14 @@ func (f *folder) vector(n *ir.Node, i, k int) (fold, bool) {
 }
 
 // product is a fold into the outputs of a product that v is, or is a part of.
-func (f *folder) product(v *ir.Value, k int, kind string) (fold, bool) {
+func (f *folder) product(v *ir.Value, k int, kind foldKind) (fold, bool) {
 	w, first, ok := f.outputs(v, k)
 	if !ok {
 		return fold{}, false
 	}
 	return fold{kind: kind, share: identity(k), scales: k, divide: func(s []float32) {
 		if f.rows[w] == nil {
-			f.rows[w] = ones(int(w.p.n))
+			f.rows[w] = ones(int(w.n()))
 		}
 		for i, c := range s {
 			f.rows[w][first+i] /= c
@@ -175,7 +199,7 @@ func (f *folder) attention(n *ir.Node, k int) (fold, bool) {
 		return fold{}, false
 	}
 	size := k / heads
-	c, ok := f.product(n.Input(2), kv*size, "values")
+	c, ok := f.product(n.Input(2), kv*size, foldValues)
 	if !ok {
 		return fold{}, false
 	}
@@ -210,7 +234,7 @@ func (f *folder) outputs(v *ir.Value, k int) (w *weight, first int, ok bool) {
 		n = n.Input(0).Producer()
 	}
 	w = f.sites[n]
-	if w == nil || n.Is("", "Gather") || w.lookup || w.rows.DType != ir.Float32 || !foldable(n) || first+k > int(w.p.n) {
+	if w == nil || n.Is("", "Gather") || w.lookup || w.rows.DType != ir.Float32 || !foldable(n) || first+k > int(w.n()) {
 		return nil, 0, false
 	}
 	return w, first, true
@@ -249,7 +273,7 @@ func ones(n int) []float32 {
 func (f *folder) scale(c fold, s []float32) {
 	for _, w := range c.weights {
 		if f.columns[w] == nil {
-			f.columns[w] = ones(int(w.p.k))
+			f.columns[w] = ones(int(w.k()))
 		}
 		for i, at := range c.share {
 			f.columns[w][i] *= s[at]
@@ -283,7 +307,7 @@ func (f *folder) commit() error {
 // rescale replaces the initializer below a weight.
 func (f *folder) rescale(w *weight) error {
 	t := &ir.Tensor{DType: w.rows.DType, Shape: w.rows.Shape, Data: &scaledData{
-		src: w.rows, k: w.p.k, rows: f.rows[w], columns: f.columns[w],
+		src: w.rows, k: w.k(), rows: f.rows[w], columns: f.columns[w],
 	}}
 	turned, err := ir.Transpose(t)
 	if err != nil {

@@ -234,10 +234,23 @@ func newChannelOperands(g *ir.Graph, w *weight) (*operands, error) {
 		product: g.AddInitializer(g.Fresh(w.name+"_Q8"), columns),
 		scales:  g.AddInitializer(g.Fresh(w.name+"_scales"), scales),
 	}
+	w.levels = o.product
 	if c.levels == UnsignedInt8 {
 		o.zeros = g.AddInitializer(g.Fresh(w.name+"_zero_points"), zeroPoints(c.n))
 	}
 	return o, nil
+}
+
+// Integers are, by name of the initializer that holds their levels, the weights whose products are computed
+// in integers. They are known once the plan has been applied.
+func (p *Plan) Integers() map[string]string {
+	all := map[string]string{}
+	for _, w := range p.weights {
+		if w.levels != nil {
+			all[w.levels.Name] = w.name
+		}
+	}
+	return all
 }
 
 // integerProduct puts a product in integers in the place of a node.
@@ -293,11 +306,13 @@ type Int8Options struct {
 	// Weights is the range of levels. Default: SignedInt8.
 	Weights Int8Weights
 	// Activations has, for StaticInt8, the ranges of the products' inputs by name of the value, as
-	// calibration finds them. A product whose input is not there keeps blocks of 8 bits.
+	// [Smoother] finds them. A product whose input is not there keeps blocks of 8 bits.
 	Activations map[string]Activation
-	// Blame names weights, as initializers, that integers do not suit, and why: they are stored in
-	// blocks of 8 bits, and their products are computed as those of Int8.
-	Blame map[string]string
+	// Expected is, by name of the weight, the ratio of signal to noise in decibels that is expected of its
+	// products in integers, as [Expected] gives it. Weights with less than LeastSNR, which integers do not
+	// suit, are stored in blocks of 8 bits, unless a rule asks for integers. 0 is no limit.
+	Expected map[string]float64
+	LeastSNR float64
 }
 
 func (o Int8Options) faults(of Options) []error {
@@ -312,9 +327,6 @@ func (o Int8Options) faults(of Options) []error {
 	if of.Method != RTN && of.Method != HQQ {
 		fault("method %s is for int4 and int8: %s rounds weights to nearest", of.Method, of.Precision)
 	}
-	if of.Precision == StaticInt8 && len(o.Activations) == 0 {
-		fault("static-int8 needs ranges of activations: calibrate the model")
-	}
 	for _, name := range slices.Sorted(maps.Keys(o.Activations)) {
 		if s := o.Activations[name].Scale; !(s > 0) || s > math.MaxFloat32 {
 			fault("activations %s have a scale of %v", name, s)
@@ -323,20 +335,23 @@ func (o Int8Options) faults(of Options) []error {
 	return all
 }
 
-// inIntegers reports whether the product n with weight c is computed in integers: not if a rule asks for
-// something else, calibration has found that integers do not suit it or no range, or its result is the model's.
-func (b *planner) inIntegers(n *ir.Node, c *constant, r recipe) bool {
-	if r.integers == "" || r.keep || b.set.Int8.Blame[c.name] != "" || givesOutput(n) {
-		return false
-	}
-	if _, ok := b.set.Int8.Activations[n.Input(0).Name]; !ok && r.integers == StaticInt8 {
-		return false
+// integers says which of DynamicInt8 and StaticInt8 is asked for the product n with weight c, and why it
+// cannot be had. A product whose result is the model's is left to blocks: its errors are the prediction's.
+func (b *planner) integers(n *ir.Node, c *constant, r recipe) (asked Precision, reason string) {
+	if r.integers == "" || r.keep || givesOutput(n) {
+		return "", ""
 	}
 	if c.view.DType != ir.Float32 {
 		b.fault("%s of %v is %v: products in integers take float32, so export the model as fp32", c.name, n, c.view.DType)
-		return false
+		return "", ""
 	}
-	return true
+	if _, ok := b.set.Int8.Activations[n.Input(0).Name]; !ok && r.integers == StaticInt8 {
+		return r.integers, "calibration has seen no range of its input"
+	}
+	if snr, ok := b.set.Int8.Expected[c.name]; ok && b.set.Int8.LeastSNR != 0 && snr < b.set.Int8.LeastSNR && !r.chosen {
+		return r.integers, fmt.Sprintf("%.1f dB between signal and noise expected in %s", snr, r.integers)
+	}
+	return r.integers, ""
 }
 
 // givesOutput reports whether a result of n is an output of the graph, casts left aside.

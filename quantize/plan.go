@@ -92,11 +92,18 @@ type weight struct {
 	scales ir.DType   // in which its scales are stored
 	p      *producer  // of block formats
 	c      *channels  // of products in integers
+	asked  Precision  // DynamicInt8 or StaticInt8; "" for blocks
+	reason string     // for blocks where integers are asked for
+	levels *ir.Value  // of products in integers, once the plan has been applied
 	before int64      // bytes
 	chosen bool       // a rule has named the format
 	match  bool       // read by a product
 	lookup bool       // read by Gather
 }
+
+// n is the number of outputs of w, k that of its inputs.
+func (w *weight) n() int64 { return w.rows.Shape[0] }
+func (w *weight) k() int64 { return w.rows.Shape[1] }
 
 // site is a node to be replaced.
 type site struct {
@@ -113,17 +120,25 @@ func NewPlan(m *ir.Model, o Options) (*Plan, error) {
 	if err != nil {
 		return nil, err
 	}
+	if o.Precision == StaticInt8 && len(o.Int8.Activations) == 0 {
+		return nil, fmt.Errorf("quantize: %s: %w: there are no ranges of activations", o.Precision, ErrNotCalibrated)
+	}
+	return newPlan(m, set)
+}
+
+// newPlan is NewPlan where ranges of activations may still be missing.
+func newPlan(m *ir.Model, set settings) (*Plan, error) {
 	if err := checkFloat(m.Graph); err != nil {
 		return nil, err
 	}
 	b := planner{
 		Plan:  &Plan{model: m, set: set, before: floats(m.Graph), rounded: map[*ir.Value]*ir.Value{}},
-		views: map[viewKey]*ir.Tensor{}, weights: map[weightKey]*weight{}, matched: make([]bool, len(o.Rules)),
+		views: map[viewKey]*ir.Tensor{}, weights: map[weightKey]*weight{}, matched: make([]bool, len(set.Rules)),
 	}
 	m.Graph.Walk(b.visit)
 	for i, hit := range b.matched {
 		if !hit {
-			b.fault("rule %q matches no weight", o.Rules[i])
+			b.fault("rule %q matches no weight", set.Rules[i])
 		}
 	}
 	if len(b.faults) > 0 {
@@ -240,11 +255,12 @@ func (b *planner) product(n *ir.Node, transB bool) {
 		b.keep(c, n, reason)
 		return
 	}
-	if b.inIntegers(n, c, r) {
-		r = recipe{form: form{Method(r.integers), "", perChannel}, chosen: r.chosen}
+	asked, reason := b.integers(n, c, r)
+	if asked != "" && reason == "" {
+		r = recipe{form: form{Method(asked), "", perChannel}, chosen: r.chosen}
 	}
 	if w := b.add(n, c, !transB, r); w != nil {
-		w.match = true
+		w.match, w.asked, w.reason = true, asked, reason
 		b.sites = append(b.sites, site{n, w, r.level})
 	}
 }

@@ -30,6 +30,11 @@ type TensorReport struct {
 	// until the model has been saved; SNR is also 0 where there is no noise.
 	RMSE float64 `json:"rmse"`
 	SNR  float64 `json:"snr_db"`
+	// ProductSNR is the ratio of signal to noise in decibels that is expected of the weight's products in
+	// integers, where calibration has estimated it, and Reason why they are not computed in integers though
+	// that is asked for.
+	ProductSNR float64 `json:"product_snr_db,omitempty"`
+	Reason     string  `json:"reason,omitempty"`
 	// Loss is the squared error of the products relative to the products, where calibration has measured it.
 	Loss float64 `json:"loss,omitempty"`
 }
@@ -49,6 +54,9 @@ func (p *Plan) Report() Report {
 	decisions := p.Decisions()
 	for i, w := range p.weights {
 		t := w.report()
+		if w.asked != "" {
+			t.ProductSNR, t.Reason = p.set.Int8.Expected[w.name], w.reason
+		}
 		t.AccuracyLevel = decisions[i].AccuracyLevel
 		r.Tensors = append(r.Tensors, t)
 		r.BytesAfter += t.BytesAfter

@@ -128,13 +128,10 @@ func TestDeterministic(t *testing.T) {
 	}
 }
 
-func TestErrors(t *testing.T) {
-	dir := t.TempDir()
-	options := Options{Dir: dir}
-	samples := toySamples(1, 4, 40)
-	gptq := quantize.Options{Method: quantize.GPTQ}
-	broken := newToy()
-	for _, v := range broken.Graph.Initializers() {
+// newBrokenToy has a weight that is not a number.
+func newBrokenToy(t *testing.T) *ir.Model {
+	m := newToy()
+	for _, v := range m.Graph.Initializers() {
 		if v.Name == "layers.1.o.weight" {
 			w, err := v.Const.Float32s()
 			require.NoError(t, err)
@@ -142,6 +139,15 @@ func TestErrors(t *testing.T) {
 			v.Const = ir.Float32Tensor(w, v.Const.Shape...)
 		}
 	}
+	return m
+}
+
+func TestErrors(t *testing.T) {
+	dir := t.TempDir()
+	options := Options{Dir: dir}
+	samples := toySamples(1, 4, 40)
+	gptq := quantize.Options{Method: quantize.GPTQ}
+	broken := newBrokenToy(t)
 	for _, c := range []struct {
 		why     string
 		m       *ir.Model
