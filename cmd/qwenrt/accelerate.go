@@ -103,7 +103,7 @@ func config(c *cli.Context) (accelerate.Config, error) {
 
 // overConfig puts those flags on conf that were given, of the ones that the command has.
 func overConfig(c *cli.Context, conf *accelerate.Config) error {
-	for _, name := range []string{"precision", "algo", "scale", "dtype", "target", "calibration", "statistics", "attention", "kv", "kv-scales", "device", "compile", "provider"} {
+	for _, name := range []string{"precision", "algo", "scale", "smoothquant", "range", "int8-weights", "dtype", "target", "calibration", "statistics", "attention", "kv", "kv-scales", "device", "compile", "provider"} {
 		if c.IsSet(name) && c.String(name) == "" {
 			return commandUsage(c, "--%s is empty", name)
 		}

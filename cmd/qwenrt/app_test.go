@@ -51,7 +51,7 @@ func TestUsage(t *testing.T) {
 		{"empty dtype", []string{"export", "x", "-o", "y", "--dtype", ""}, "--dtype is empty"},
 		{"target", []string{"optimize", "x", "-o", "y", "--target", "tpu"}, `target "tpu": want cpu, cuda or coreml`},
 		{"precision", []string{"quantize", "x", "-o", "y", "--precision", "int3"}, `precision "int3"`},
-		{"nothing to do", []string{"quantize", "x", "-o", "y", "--precision", "none"}, "want int4, int8, dynamic-int8"},
+		{"nothing to do", []string{"quantize", "x", "-o", "y", "--precision", "none"}, "want int4, int8, dynamic-int8, static-int8"},
 		{"block size", []string{"quantize", "x", "-o", "y", "--block-size", "48"}, "block size 48: it must be 16, 32"},
 		{"block size of 0 is no default", []string{"quantize", "x", "-o", "y", "--block-size", "0"}, "--block-size is 0"},
 		{"all faults at once", []string{"build", "x", "-o", "y", "--dtype", "f", "--target", "t"}, `dtype "f": want fp32, fp16 or bf16; target "t"`},

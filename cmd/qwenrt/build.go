@@ -3,6 +3,7 @@ package main
 import (
 	"context"
 	"fmt"
+	"math"
 	"slices"
 	"strings"
 
@@ -45,13 +46,17 @@ func quantizeFlags(precisions []accelerate.Precision) []cli.Flag {
 		&cli.StringFlag{Name: "scale", Usage: "of rtn: max, which spans a block, or mse, with the smallest squared error", Value: string(accelerate.DefaultScale)},
 		&cli.IntFlag{Name: "block-size", Usage: "weights that share a scale: 16, 32, 64, 128 or 256", DefaultText: fmt.Sprintf("%d; %d beside integers", accelerate.DefaultBlockSize, accelerate.IntegerBlockSize)},
 		&cli.BoolFlag{Name: "symmetric", Usage: "no zero points; --symmetric=false for those", Value: accelerate.DefaultSymmetric},
-		&cli.StringFlag{Name: "int8-weights", Usage: "levels of weights in dynamic-int8: " + words(quantize.Int8Ranges()), Value: string(quantize.SignedInt8)},
+		&cli.StringFlag{Name: "smoothquant", Usage: "even out activation channels: auto (on calibration text), weights (where those show outliers), off, or an `ALPHA` from 0 to 1", DefaultText: "auto in integers, weights in blocks"},
+		&cli.Float64Flag{Name: "least-snr", Usage: "products that are expected to have less than so many `DECIBELS` of signal to noise in integers take blocks of 8 bits; 0 is no limit", Value: accelerate.DefaultLeastSNR},
+		&cli.StringFlag{Name: "range", Usage: "how static-int8 finds ranges of activations: " + words(quantize.RangeMethods()), Value: string(quantize.RangeMinMax)},
+		boolFlag("symmetric-range", "centre the ranges of static-int8 on 0"),
+		&cli.StringFlag{Name: "int8-weights", Usage: "levels of weights in dynamic-int8 and static-int8: " + words(quantize.Int8Ranges()), Value: string(quantize.SignedInt8)},
 		boolFlag("half-scales", "store scales in fp16: smaller, and widened while the model is loaded"),
 		&cli.IntFlag{Name: "accuracy-level", Usage: "type of the products: 1 fp32, 2 fp16, 3 bf16, 4 int8", Value: accelerate.DefaultAccuracy},
 		&cli.StringSliceFlag{Name: "rule", Usage: "what to do with some weights, as `GLOB=VALUE`: keep, or int8, b64, sym, asym, gptq, level1 ... joined by colons; later ones count"},
 		&cli.Float64Flag{Name: "target-bits", Usage: "mean `BITS` a weight, spent where they change predictions most", DefaultText: "off"},
-		&cli.StringFlag{Name: "calibration", Usage: "text `FILE` for gptq, awq, target bits and KV caches: plain, or lines of JSON", DefaultText: "built in"},
-		&cli.IntFlag{Name: "samples", Usage: "calibration samples", Value: calib.DefaultSamples},
+		&cli.StringFlag{Name: "calibration", Usage: "text `FILE` for gptq, awq, smoothquant, target bits and KV caches: plain, or lines of JSON", DefaultText: "built in"},
+		&cli.IntFlag{Name: "samples", Usage: "calibration samples", DefaultText: fmt.Sprintf("%d; %d for smoothquant, ranges and KV caches", calib.DefaultSamples, calib.SmoothSamples)},
 		&cli.IntFlag{Name: "seq-len", Usage: "tokens in a calibration sample", Value: calib.DefaultLength},
 		&cli.Uint64Flag{Name: "seed", Usage: "of the places where calibration samples begin"},
 		&cli.StringFlag{Name: "statistics", Usage: "`FILE` that keeps what awq observes: read if it is there, written otherwise", DefaultText: "none"},
@@ -89,9 +94,18 @@ func quantizeConfig(c *cli.Context, conf *accelerate.Config) error {
 		fault(err)
 	}
 	if c.IsSet("int8-weights") {
-		conf.Int8Weights, err = quantize.ParseInt8Weights(c.String("int8-weights"))
+		conf.Integers.Weights, err = quantize.ParseInt8Weights(c.String("int8-weights"))
 		fault(err)
 	}
+	if c.IsSet("range") {
+		conf.Integers.Range, err = quantize.ParseRangeMethod(c.String("range"))
+		fault(err)
+	}
+	if c.IsSet("least-snr") {
+		conf.Integers.LeastSNR = new(c.Float64("least-snr"))
+	}
+	over(c, "symmetric-range", &conf.Integers.SymmetricRange, c.Bool)
+	over(c, "smoothquant", (*string)(&conf.SmoothQuant), c.String)
 	if c.IsSet("scale") {
 		conf.Scale, err = quantize.ParseScale(c.String("scale"))
 		fault(err)
@@ -207,11 +221,47 @@ func (p *program) make(c *cli.Context, next string, work makeFunc) error {
 		}
 	}
 	text := summary(report) + "\n"
+	text += integers(report) + smoothed(report.Smoothing)
 	if report.Missing != "" {
 		text += "no kernel: " + report.Missing + "\n"
 	}
 	_, err = fmt.Fprintf(p.stdout, "%snext: %s\n", text, fmt.Sprintf(next, shellWord(out.Dir)))
 	return err
+}
+
+// smoothed is a line about activations that were evened out.
+func smoothed(all []quantize.Smoothing) string {
+	count, before, after := 0, math.Inf(1), math.Inf(1)
+	for _, s := range all {
+		if s.Into != "" {
+			count, before, after = count+1, min(before, s.Before), min(after, s.After)
+		}
+	}
+	if count == 0 {
+		return ""
+	}
+	return fmt.Sprintf("smoothed: %d inputs of products; the worst is expected to have %.1f dB of signal to noise (before: %.1f)\n", count, after, before)
+}
+
+// integers says which products are computed in integers, and which are not though that was asked for.
+func integers(r *accelerate.Report) string {
+	if r.Quantization == nil {
+		return ""
+	}
+	var text strings.Builder
+	count := 0
+	for _, t := range r.Quantization.Tensors {
+		switch {
+		case t.Reason != "":
+			fmt.Fprintf(&text, "not in integers: %s (%s)\n", t.Tensor, t.Reason)
+		case t.Method == quantize.Method(quantize.DynamicInt8), t.Method == quantize.Method(quantize.StaticInt8):
+			count++
+		}
+	}
+	if count > 0 {
+		fmt.Fprintf(&text, "in integers: %d products\n", count)
+	}
+	return text.String()
 }
 
 // summary is a line about a model folder that has been made.

@@ -39,9 +39,9 @@ func (p *program) quantizeCommand() *cli.Command {
 // writeQuantization is a table of what became of each weight, and the sum.
 func writeQuantization(w io.Writer, r *quantize.Report) error {
 	t := tabwriter.NewWriter(w, 0, 0, 2, ' ', tabwriter.AlignRight)
-	fmt.Fprintln(t, "tensor\tmethod\tbits\tblock\tzero points\tsize\trms error\tSNR dB\tloss\t")
+	fmt.Fprintln(t, "tensor\tmethod\tbits\tblock\tzero points\tsize\trms error\tSNR dB\tproduct dB\tloss\t")
 	for _, x := range r.Tensors {
-		method, block, zeros, loss := string(x.Method), strconv.Itoa(x.BlockSize), "yes", "-"
+		method, block, zeros, product, loss := string(x.Method), strconv.Itoa(x.BlockSize), "yes", "-", "-"
 		if x.BlockSize == 0 {
 			block = "channel"
 		}
@@ -51,10 +51,13 @@ func writeQuantization(w io.Writer, r *quantize.Report) error {
 		if x.Symmetric {
 			zeros = "no"
 		}
+		if x.ProductSNR != 0 {
+			product = fmt.Sprintf("%.1f", x.ProductSNR)
+		}
 		if x.Loss > 0 {
 			loss = fmt.Sprintf("%.2e", x.Loss)
 		}
-		fmt.Fprintf(t, "%s\t%s\t%d\t%s\t%s\t%s\t%.2e\t%.1f\t%s\t\n", x.Tensor, method, x.Bits, block, zeros, bytesText(x.BytesAfter), x.RMSE, x.SNR, loss)
+		fmt.Fprintf(t, "%s\t%s\t%d\t%s\t%s\t%s\t%.2e\t%.1f\t%s\t%s\t\n", x.Tensor, method, x.Bits, block, zeros, bytesText(x.BytesAfter), x.RMSE, x.SNR, product, loss)
 	}
 	if err := t.Flush(); err != nil {
 		return err

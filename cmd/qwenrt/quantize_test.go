@@ -33,13 +33,13 @@ func TestQuantizeFlags(t *testing.T) {
 		{"the later rule counts", []string{"--rule", "*=int8", "--rule", "*=int4:b64:asym"}, func(q folder.QuantizedTensor) bool {
 			return q.Bits == 4 && q.BlockSize == 64 && !q.Symmetric
 		}},
-		{"products in integers", []string{"--precision", "Dynamic_INT8", "--int8-weights", "S7"}, func(q folder.QuantizedTensor) bool {
+		{"products in integers", []string{"--precision", "Dynamic_INT8", "--int8-weights", "S7", "--smoothquant", "off"}, func(q folder.QuantizedTensor) bool {
 			if strings.HasPrefix(q.Name, "model.layers.") {
 				return q.Method == "dynamic-int8" && q.BlockSize == 0
 			}
 			return q.Method == "rtn" && q.Bits == 8 && q.BlockSize == 128 // embedding and head
 		}},
-		{"all but some products in integers", []string{"--precision", "dynamic-int8", "--rule", "*.layers.*=int8", "--rule", "*.1.*=dynamic-int8"}, func(q folder.QuantizedTensor) bool {
+		{"all but some products in integers", []string{"--precision", "dynamic-int8", "--smoothquant", "off", "--rule", "*.layers.*=int8", "--rule", "*.1.*=dynamic-int8"}, func(q folder.QuantizedTensor) bool {
 			return (q.Method == "dynamic-int8") == strings.Contains(q.Name, ".1.") && q.Bits == 8
 		}},
 	} {
@@ -82,6 +82,28 @@ func TestKVFlags(t *testing.T) {
 	}
 }
 
+// Static INT8 from flags to report, on the model that has a tokenizer.
+func TestQuantizeStatic(t *testing.T) {
+	out := filepath.Join(t.TempDir(), "out")
+	r := qwenrt(t, "build", "qwen3-tiny", "-o", out, "--report", "--precision", "static_int8", "--range", "MSE", "--symmetric-range",
+		"--least-snr", "0", "--samples", "2", "--seq-len", "32", "--rule", "*.down_proj.*=int8")
+	require.Equal(t, exitOK, r.code, r.stderr)
+	require.Contains(t, r.stdout, "in integers: 24 products")
+	require.Contains(t, r.stdout, "smoothed: ")
+	m, err := folder.ReadManifest(out)
+	require.NoError(t, err)
+	for _, q := range m.Quantization {
+		integers := strings.HasPrefix(q.Name, "model.layers.") && !strings.Contains(q.Name, "down_proj")
+		require.Equal(t, integers, q.Method == "static-int8", q.Name)
+		require.Equal(t, integers, q.ProductSNR > 0, q.Name)
+	}
+	options := m.Steps[len(m.Steps)-1].Options
+	require.Equal(t, "mse", options["range"])
+	require.Equal(t, "true", options["symmetric_range"])
+	require.Equal(t, "auto", options["smoothquant"])
+	require.Equal(t, "0", options["least_snr_db"])
+}
+
 func TestQuantizeFlagFaults(t *testing.T) {
 	for _, c := range []struct {
 		flags []string
@@ -96,8 +118,11 @@ func TestQuantizeFlagFaults(t *testing.T) {
 		{[]string{"--target-bits", "0"}, "--target-bits is 0"},
 		{[]string{"--target-bits", "4.6", "--block-size", "32"}, "target bits choose precision and block size"},
 		{[]string{"--block-size", "48"}, "block size 48"},
-		{[]string{"--precision", "int16"}, `precision "int16": want none, fp16, bf16, int4, int8 or dynamic-int8`},
+		{[]string{"--precision", "int16"}, `precision "int16": want none, fp16, bf16, int4, int8, dynamic-int8 or static-int8`},
 		{[]string{"--int8-weights", "s9"}, `int8 weights "s9": it must be s8, s7 or u8`},
+		{[]string{"--smoothquant", "2"}, `smoothquant "2": want auto, weights, off, or an alpha from 0 to 1`},
+		{[]string{"--range", "mse"}, "precision int4 computes no products in integers"},
+		{[]string{"--precision", "static-int8", "--range", "best"}, `range "best": it must be minmax, average`},
 		{[]string{"--rule", "*=static-int8"}, "ranges of activations are found for a model in static-int8 alone"},
 		{[]string{"--rule", "*=dynamic-int8:b32"}, "dynamic-int8 has no blocks"},
 		{[]string{"--algo", ""}, "--algo is empty"},

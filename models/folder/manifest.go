@@ -30,6 +30,7 @@ type Manifest struct {
 	Steps        []Step            `json:"steps"` // in order
 	Quantization []QuantizedTensor `json:"quantization,omitempty"`
 	Weights      *Weights          `json:"weights,omitempty"` // of a quantised model
+	Smoothing    []Smoothing       `json:"smoothing,omitempty"`
 	KVCache      KVCache           `json:"kv_cache"`
 	Versions     Versions          `json:"versions"`
 }
@@ -69,6 +70,18 @@ type QuantizedTensor struct {
 	RMSE float64 `json:"rmse,omitempty"`
 	SNR  float64 `json:"snr_db,omitempty"`
 	Loss float64 `json:"loss,omitempty"`
+	// ProductSNR is what is expected of the products in integers, and Reason why they are not computed in integers.
+	ProductSNR float64 `json:"product_snr_db,omitempty"`
+	Reason     string  `json:"reason,omitempty"`
+}
+
+// Smoothing is how the channels of one tensor of activations were evened out.
+type Smoothing struct {
+	Input  string  `json:"input"`
+	Into   string  `json:"into"` // what took the inverse: norm, values or product
+	Alpha  float64 `json:"alpha"`
+	Before float64 `json:"before_db"` // expected ratio of signal to noise of the products
+	After  float64 `json:"after_db"`
 }
 
 // Weights are a model's float weights before and after quantisation; rotary tables are none of them.

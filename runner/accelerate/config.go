@@ -28,13 +28,14 @@ const (
 	Int4                  = Precision(quantize.Int4)
 	Int8                  = Precision(quantize.Int8)
 	DynamicInt8           = Precision(quantize.DynamicInt8) // activations are rounded while the model runs
+	StaticInt8            = Precision(quantize.StaticInt8)  // activations have calibrated ranges
 )
 
 // Precisions lists what ParsePrecision takes.
 func Precisions() []Precision { return append([]Precision{None, Half, Brain}, Quantized()...) }
 
 // Quantized lists the precisions that quantise something.
-func Quantized() []Precision { return []Precision{Int4, Int8, DynamicInt8} }
+func Quantized() []Precision { return []Precision{Int4, Int8, DynamicInt8, StaticInt8} }
 
 // ParsePrecision reads a precision as a user writes it, with hyphens or underscores.
 func ParsePrecision(s string) (Precision, error) {
@@ -107,11 +108,12 @@ type Config struct {
 	// chosen by their effect on the model, see quantize.Allocate. Precision is then Int4. Candidates have zero points where
 	// Symmetric does not say otherwise.
 	TargetBits float64 `yaml:"target_bits"`
-	// Calibration is the text for methods that need one, for TargetBits and for KV.
+	// Calibration is the text for methods that need one, for SmoothQuant, StaticInt8, TargetBits and KV.
 	Calibration Calibration `yaml:"calibration"`
-	// Int8Weights is the range of levels of weights whose products are computed in integers. Default:
-	// quantize.SignedInt8.
-	Int8Weights quantize.Int8Weights `yaml:"int8_weights"`
+	// SmoothQuant evens out activation channels. Default: see SmoothQuant.
+	SmoothQuant SmoothQuant `yaml:"smoothquant"`
+	// Integers is for DynamicInt8 and StaticInt8.
+	Integers Integers `yaml:"integers"`
 	// DType of weights, activations and KV cache: what Export and Build export, and what Optimize
 	// converts to. Default: DefaultDType; a graph that is optimised stays as it is.
 	DType DType `yaml:"dtype"`
@@ -221,9 +223,14 @@ type settings struct {
 	TargetBits    float64
 	ZeroPoints    bool // candidates for TargetBits may have them
 	Calibration   Calibration
-	Int8Weights   quantize.Int8Weights
 	KV            KVType // empty: the type of the activations
 	KVScales      KVScales
+
+	SmoothQuant    SmoothQuant
+	Int8Weights    quantize.Int8Weights
+	LeastSNR       float64 // 0: no limit
+	Range          quantize.RangeMethod
+	SymmetricRange bool
 
 	Convert      ir.DType // Undefined: the type stays
 	KeepFloat32  []string
@@ -262,7 +269,6 @@ func (c Config) resolve() (settings, error) {
 	}
 	if s.integer() {
 		s.BlockSize = cmp.Or(c.BlockSize, IntegerBlockSize)
-		s.Int8Weights = cmp.Or(c.Int8Weights, quantize.SignedInt8)
 	}
 	var faults []string
 	fault := func(format string, args ...any) { faults = append(faults, fmt.Sprintf(format, args...)) }
@@ -274,13 +280,14 @@ func (c Config) resolve() (settings, error) {
 	}
 	s.Convert = c.DType.ir()
 	s.DType = cmp.Or(c.DType, c.Device.dtype())
+	s.resolveSmoothing(c, fault)
 	switch s.Precision {
 	case None:
 		if c.BlockSize != 0 || c.Symmetric != nil || c.Method != "" || c.Scale != "" || c.AccuracyLevel != 0 || len(c.Rules) > 0 || c.TargetBits != 0 {
 			fault("precision none quantises nothing: leave out what is said about that")
 		}
 		s.BlockSize, s.Symmetric, s.Method, s.Scale, s.AccuracyLevel, s.ZeroPoints = 0, false, "", "", 0, false
-	case Int4, Int8, DynamicInt8:
+	case Int4, Int8, DynamicInt8, StaticInt8:
 		if err := s.quantization().Validate(); err != nil {
 			fault("%s", strings.TrimPrefix(err.Error(), "quantize: "))
 		}
@@ -289,12 +296,6 @@ func (c Config) resolve() (settings, error) {
 		}
 	default:
 		fault("precision %q: want %s", s.Precision, precisionNames())
-	}
-	if s.integer() && (s.DType != FP32 || s.Target != graphopt.CPU) {
-		fault("precision %s is for dtype fp32 and target cpu", s.Precision)
-	}
-	if !s.integer() && c.Int8Weights != "" {
-		fault("int8 weights %s: precision %s computes no products in integers", c.Int8Weights, s.Precision)
 	}
 	if !(s.TargetBits >= 0) || math.IsInf(s.TargetBits, 0) {
 		fault("target bits %v: want a positive number", s.TargetBits)
@@ -327,9 +328,6 @@ func (c Config) resolve() (settings, error) {
 	}
 	return s, nil
 }
-
-// integer reports whether products are computed in integers.
-func (s settings) integer() bool { return s.Precision == DynamicInt8 }
 
 func (s settings) quantization() quantize.Options {
 	return quantize.Options{

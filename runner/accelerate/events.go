@@ -84,6 +84,10 @@ type Report struct {
 	BitsPerWeight float64
 	// Quantization is nil where nothing was quantised.
 	Quantization *quantize.Report
+	// Smoothing is how activation channels were evened out, and what is expected of each product.
+	Smoothing []quantize.Smoothing
+	// FloatProducts are weights of StaticInt8 whose products ONNX Runtime leaves in floating point.
+	FloatProducts []string
 	// Allocation is how target bits were spent; nil where there were none.
 	Allocation *quantize.Allocation
 	Elapsed    time.Duration

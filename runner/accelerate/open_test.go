@@ -105,7 +105,7 @@ func TestOptionFacts(t *testing.T) {
 		{"precision", "fp16", func(c *accelerate.Config) { c.Precision = accelerate.Half; c.Lenient = true }, func(t *testing.T, m *accelerate.Model, on bool) {
 			require.Equal(t, map[bool]string{true: "float16", false: "float32"}[on], use(t, m).Info().KVType)
 		}},
-		{"precision", "dynamic-int8", func(c *accelerate.Config) { c.Precision = "dynamic_int8" }, func(t *testing.T, m *accelerate.Model, on bool) {
+		{"precision", "dynamic-int8", func(c *accelerate.Config) { c.Precision, c.SmoothQuant = "dynamic_int8", "OFF" }, func(t *testing.T, m *accelerate.Model, on bool) {
 			require.Equal(t, on, countOperators(t, m)["com.microsoft.DynamicQuantizeMatMul"]+countOperators(t, m)["com.microsoft.MatMulIntegerToFloat"]+countOperators(t, m)["MatMulInteger"] > 0)
 		}},
 		{"attention", "plain", func(c *accelerate.Config) { c.Attention = accelerate.Plain }, func(t *testing.T, m *accelerate.Model, on bool) {

@@ -2,6 +2,7 @@ package accelerate
 
 import (
 	"context"
+	"slices"
 	"strconv"
 	"strings"
 
@@ -18,6 +19,9 @@ func (w *work) quantize(ctx context.Context) error {
 		return w.quantizeKV(ctx)
 	}
 	options := w.set.quantization()
+	if err := w.smooth(ctx, &options); err != nil {
+		return err
+	}
 	if w.set.TargetBits > 0 {
 		if err := w.allocate(ctx, &options); err != nil {
 			return err
@@ -98,9 +102,7 @@ func (s settings) quantizeOptions() map[string]string {
 	if s.Method == quantize.RTN {
 		o["scale"] = string(s.Scale)
 	}
-	if s.integer() {
-		o["int8_weights"] = string(s.Int8Weights)
-	}
+	s.smoothOptions(o)
 	if s.HalfScales {
 		o["half_scales"] = "true"
 	}
@@ -120,7 +122,13 @@ func (s settings) quantizeOptions() map[string]string {
 // recordTensors writes down what became of each tensor. The model has been saved, so that errors are known.
 func (w *work) recordTensors() {
 	r := w.plan.Report()
+	for i, t := range r.Tensors {
+		if slices.Contains(w.report.FloatProducts, t.Tensor) {
+			r.Tensors[i].Reason = "ONNX Runtime computes its product in floating point"
+		}
+	}
 	w.report.Quantization, w.report.BitsPerWeight = &r, r.BitsPerWeight()
+	w.recordSmoothing()
 	w.manifest.Weights = &folder.Weights{
 		Count: r.Weights, BytesBefore: r.BytesBefore, BytesAfter: r.BytesAfter, BitsPerWeight: digits(r.BitsPerWeight()),
 	}
@@ -128,6 +136,7 @@ func (w *work) recordTensors() {
 		w.manifest.Quantization = append(w.manifest.Quantization, folder.QuantizedTensor{
 			Name: t.Tensor, Method: string(t.Method), Scale: string(t.Scale), Bits: t.Bits, BlockSize: t.BlockSize, Symmetric: t.Symmetric,
 			AccuracyLevel: t.AccuracyLevel, Bytes: t.BytesAfter, RMSE: digits(t.RMSE), SNR: digits(t.SNR), Loss: digits(t.Loss),
+			ProductSNR: digits(t.ProductSNR), Reason: t.Reason,
 		})
 	}
 }

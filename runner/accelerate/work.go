@@ -199,6 +199,9 @@ func (w *work) write(ctx context.Context) error {
 		return err
 	}
 	if w.plan != nil {
+		if err := w.checkIntegers(file); err != nil {
+			return err
+		}
 		w.recordTensors()
 	}
 	w.manifest.KVCache = kvCache(w.model.Graph)
