@@ -26,14 +26,10 @@ func (p *program) benchCommand() *cli.Command {
 			"-p 512,1024 make a cross product. Each test is warmed up and then repeated; the table shows mean ± sample " +
 			"deviation, JSON all repetitions. " + modelHelp + "\n\n" +
 			"Example: qwenrt bench Qwen/Qwen3-0.6B -p 512 -n 128 -d 0,2048 -t 2",
-		Flags: slices.Concat([]cli.Flag{
-			&cli.IntSliceFlag{Name: "n-prompt", Aliases: []string{"p"}, Usage: "tokens of prefill; 0 is none", Value: cli.NewIntSlice(512)},
-			&cli.IntSliceFlag{Name: "n-gen", Aliases: []string{"n"}, Usage: "tokens to decode; 0 is none", Value: cli.NewIntSlice(128)},
-			&cli.GenericFlag{Name: "pg", Usage: "prefill and decoding in a row, as `P,N`; may be repeated (default: none)", Value: &pairs{}},
-			&cli.IntSliceFlag{Name: "n-depth", Aliases: []string{"d"}, Usage: "tokens of context before a test, not timed", Value: cli.NewIntSlice(0)},
+		Flags: slices.Concat(testFlags([]int{512}, []int{128}), []cli.Flag{
 			&cli.IntFlag{Name: "repetitions", Aliases: []string{"r"}, Usage: "of each test", Value: bench.DefaultRepetitions},
 			&cli.IntSliceFlag{Name: "threads", Aliases: []string{"t"}, Usage: "CPU threads (default: the CPUs that this process may use)"},
-			&cli.IntFlag{Name: "prefill-chunk", Usage: "tokens of prefill that are run at once", Value: runner.DefaultPrefillChunk},
+			&cli.IntSliceFlag{Name: "batch-size", Aliases: []string{"b"}, Usage: "tokens of prefill that are run at once", Value: cli.NewIntSlice(runner.DefaultPrefillChunk)},
 			&cli.BoolFlag{Name: "no-warmup", Usage: "time the first run too"},
 			&cli.Uint64Flag{Name: "seed", Usage: "of the random tokens"},
 			&cli.StringFlag{Name: "output", Aliases: []string{"o"}, Usage: "form of the output: md, json, jsonl or csv", Value: string(bench.Markdown)},
@@ -43,6 +39,8 @@ func (p *program) benchCommand() *cli.Command {
 		Subcommands: []*cli.Command{
 			p.benchCompareCommand(),
 			p.benchVersusCommand(),
+			p.benchGateCommand(),
+			p.benchHistoryCommand(),
 			p.benchWorkerCommand(),
 		},
 	}
@@ -88,16 +86,16 @@ func benchConfig(c *cli.Context) (bench.Config, error) {
 	switch {
 	case !format.Valid():
 		return config, commandUsage(c, "output %q: want md, json, jsonl or csv", format)
-	case c.Int("prefill-chunk") < 1:
-		return config, commandUsage(c, "--prefill-chunk is %d: want 1 or more", c.Int("prefill-chunk"))
 	case c.Bool("overhead") && format != bench.Markdown && format != bench.JSON:
 		return config, commandUsage(c, "--overhead is written as md or json, not as %s", format)
 	case c.Bool("overhead") && config.Gen[0] < 1:
 		return config, commandUsage(c, "--overhead needs tokens to decode: -n 1 or more")
 	}
-	for _, n := range c.IntSlice("threads") {
-		if n < 1 {
-			return config, commandUsage(c, "--threads is %d: want 1 or more", n)
+	for _, name := range []string{"threads", "batch-size"} {
+		for _, n := range c.IntSlice(name) {
+			if n < 1 {
+				return config, commandUsage(c, "--%s is %d: want 1 or more", name, n)
+			}
 		}
 	}
 	return config, nil
@@ -118,14 +116,18 @@ func (p *program) benchSpeed(c *cli.Context, m *accelerate.Prepared, config benc
 	}
 	defer func() { err = errors.Join(err, w.Close()) }() // what was measured before an error stays readable
 	for _, threads := range threadCounts(c) {
-		if err := p.benchThreads(c, m, threads, config, w); err != nil {
-			return err
+		for _, batch := range c.IntSlice("batch-size") {
+			o := m.Options
+			o.Threads, o.PrefillChunk = threads, batch
+			if err := p.benchSession(c, m.File, o, config, w); err != nil {
+				return err
+			}
 		}
 	}
 	return nil
 }
 
-func (p *program) benchThreads(c *cli.Context, m *accelerate.Prepared, threads int, config bench.Config, w *bench.Writer) error {
+func (p *program) benchSession(c *cli.Context, path string, o runner.Options, config bench.Config, w *bench.Writer) error {
 	progress := newProgress(p.stderr)
 	defer progress.done()
 	show := func(format string, args ...any) {
@@ -134,9 +136,7 @@ func (p *program) benchThreads(c *cli.Context, m *accelerate.Prepared, threads i
 		}
 	}
 	show("loading")
-	o := m.Options
-	o.Threads = threads
-	s, err := bench.Open(c.Context, m.File, o)
+	s, err := bench.Open(c.Context, path, o)
 	if err != nil {
 		return err
 	}

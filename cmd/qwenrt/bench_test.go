@@ -41,7 +41,7 @@ func TestBench(t *testing.T) {
 		"jsonl": `{"build_commit":`,
 		"csv":   "build_commit,",
 	} {
-		r := qwenrt(t, "bench", tiny.Name, "-p", "4", "-n", "0", "-r", "1", "-o", format, "--prefill-chunk", "2")
+		r := qwenrt(t, "bench", tiny.Name, "-p", "4", "-n", "0", "-r", "1", "-o", format, "-b", "2")
 		require.Equal(t, exitOK, r.code, r.stderr)
 		require.Contains(t, r.stdout, want)
 		require.Empty(t, r.stderr, "progress is for terminals")
@@ -78,7 +78,7 @@ func TestBenchErrors(t *testing.T) {
 		{"half a pair", []string{"m", "-pg", "512,0"}, exitUsage, "want 1 or more of each"},
 		{"0 is not the default", []string{"m", "-r", "0"}, exitUsage, "--repetitions is 0"},
 		{"no threads", []string{"m", "-t", "2,0"}, exitUsage, "--threads is 0"},
-		{"no chunk", []string{"m", "--prefill-chunk", "0"}, exitUsage, "--prefill-chunk is 0"},
+		{"no chunk", []string{"m", "-b", "8,0"}, exitUsage, "--batch-size is 0"},
 		{"another format", []string{"m", "-o", "xml"}, exitUsage, "want md, json, jsonl or csv"},
 		{"overhead is no record", []string{"m", "-o", "csv", "--overhead"}, exitUsage, "--overhead is written as md or json"},
 		{"nothing to decode", []string{"m", "-n", "0", "--overhead"}, exitUsage, "--overhead needs tokens to decode"},

@@ -1,10 +1,11 @@
 package main
 
 import (
+	"context"
 	"errors"
 	"fmt"
 	"os"
-	"os/exec"
+	"path/filepath"
 	"slices"
 	"strconv"
 	"strings"
@@ -16,8 +17,8 @@ import (
 	"github.com/qwenrt/qwenrt/runner/bench/stats"
 )
 
-const sideHelp = "a model as for qwenrt bench; or a program, such as another build of qwenrt, which is given the model of\n" +
-	"--model; or exec:COMMAND, a shell command that answers as qwenrt bench worker does"
+const sideHelp = "a model as for qwenrt bench; or a program, such as another build of qwenrt, which is given a model to\n" +
+	"run; or exec:COMMAND, a shell command that answers as qwenrt bench worker does"
 
 func (p *program) benchVersusCommand() *cli.Command {
 	return &cli.Command{
@@ -25,12 +26,13 @@ func (p *program) benchVersusCommand() *cli.Command {
 		Usage:     "compare two models or programs, run in turn",
 		ArgsUsage: "A B",
 		UsageText: "qwenrt bench ab A B [options]",
-		Description: "Both are open at the same time and run in turn, in short slices and random order, so that\n" +
-			"the noise of the machine meets both. It goes on until the ratio is known to within --precision, or until the\n" +
-			"budget is spent. The ratio is B's speed over A's: the median over the quieter half of all pairs of slices,\n" +
-			"with the interval of the sign test. A and B are each " + sideHelp + ".\n\n" +
+		Description: "Both are open at the same time and run in turn, in short slices and random order, so that the noise of the\n" +
+			"machine meets both; and both are opened afresh every second. It goes on until the ratio is known to within\n" +
+			"--precision, or until the budget is spent. The ratio is B's speed over A's, the median of all rounds, with the\n" +
+			"interval of the sign test. A and B are each " + sideHelp + ". The model of programs is --model.\n\n" +
 			"Example: qwenrt bench ab int4-b32 int4-b128 -p 128 -n 64 -t 2",
 		Flags: slices.Concat(testFlags([]int{128}, []int{64}), versusFlags(), []cli.Flag{
+			&cli.StringFlag{Name: "model", Usage: "`MODEL` of sides that are programs"},
 			&cli.Float64Flag{Name: "precision", Usage: "half the width of the interval that is narrow enough", Value: 0.01},
 			&cli.Float64Flag{Name: "margin", Usage: "a difference that does not count", Value: 0.01},
 			formatFlag("md or json"),
@@ -54,7 +56,6 @@ func versusFlags() []cli.Flag {
 	return []cli.Flag{
 		&cli.IntSliceFlag{Name: "threads", Aliases: []string{"t"}, Usage: "CPU threads, or those of A and of B as `NA,NB` (default: the CPUs that this process may use)"},
 		&cli.IntFlag{Name: "batch-size", Aliases: []string{"b"}, Usage: "tokens of prefill that are run at once", Value: runner.DefaultPrefillChunk},
-		&cli.StringFlag{Name: "model", Usage: "`MODEL` of sides that are programs"},
 		&cli.DurationFlag{Name: "budget", Usage: "time for a test", Value: bench.DefaultBudget},
 		&cli.DurationFlag{Name: "slice", Usage: "time for which one side decodes before it is the other's turn", Value: bench.DefaultSlice},
 		&cli.Float64Flag{Name: "confidence", Usage: "that the interval holds the ratio", Value: 0.99},
@@ -136,8 +137,8 @@ func (p *program) benchVersus(c *cli.Context) (err error) {
 	case !(precision > 0) || !(margin >= 0):
 		return commandUsage(c, "--precision is %v and --margin %v: want more than 0, and 0 or more", precision, margin)
 	}
-	v.Enough = func(r stats.Ratio) bool { return r.Spread() <= precision }
-	results, err := p.compareSides(c, v, c.Args().Slice(), list)
+	v.Enough = func(_ bench.Test, r stats.Ratio) bool { return r.Spread() <= precision }
+	results, err := p.compareSides(c, v, c.Args().Slice(), c.String("model"), list)
 	if err != nil {
 		return err
 	}
@@ -147,54 +148,55 @@ func (p *program) benchVersus(c *cli.Context) (err error) {
 	return p.printVersus(results, margin)
 }
 
-// compareSides opens both sides and runs the tests.
-func (p *program) compareSides(c *cli.Context, v bench.Versus, names []string, list []bench.Test) (results []bench.Comparison, err error) {
-	var sides [2]bench.Contender
-	defer func() { err = errors.Join(err, bench.Close(sides[:]...)) }()
+// compareSides runs tests on two sides.
+func (p *program) compareSides(c *cli.Context, v bench.Versus, names []string, model string, list []bench.Test) ([]bench.Comparison, error) {
+	var openers [2]bench.Opener
 	for i, name := range names {
-		if sides[i], err = p.side(c, name, sideThreads(c, i)); err != nil {
+		var err error
+		if openers[i], err = p.side(c, name, model, sideThreads(c, i)); err != nil {
 			return nil, err
 		}
 	}
 	progress := newProgress(p.stderr)
 	defer progress.done()
-	for _, t := range list {
-		if progress.terminal {
-			progress.begin("comparing " + t.String())
+	if progress.terminal {
+		v.Progress = func(t bench.Test, rounds int, r stats.Ratio) {
+			progress.begin(fmt.Sprintf("%v: %v after %d rounds", t, r, rounds))
 		}
-		r, err := v.Compare(c.Context, sides[0], sides[1], t)
-		if err != nil {
-			return results, err
-		}
-		results = append(results, r)
 	}
-	return results, nil
+	return v.CompareAfresh(c.Context, openers[0], openers[1], list)
 }
 
-// side opens one side of a comparison.
-func (p *program) side(c *cli.Context, name string, threads int) (bench.Contender, error) {
-	if command, ok := strings.CutPrefix(name, "exec:"); ok {
-		return bench.StartWorker("sh", "-c", "exec "+command)
+// side finds out how one side of a comparison is opened; model is for sides that are programs.
+func (p *program) side(c *cli.Context, name, model string, threads int) (bench.Opener, error) {
+	worker := func(name string, args ...string) bench.Opener {
+		return func(context.Context) (bench.Contender, error) { return bench.StartWorker(name, args...) }
 	}
+	if command, ok := strings.CutPrefix(name, "exec:"); ok {
+		return worker("sh", "-c", "exec "+command), nil
+	}
+	batch := c.Int("batch-size")
 	if isProgram(name) {
-		if !c.IsSet("model") {
+		if model == "" {
 			return nil, commandUsage(c, "%s is a program: name the model that it is to run with --model", name)
 		}
-		path, err := exec.LookPath(name)
-		if err != nil {
-			return nil, err
-		}
-		return bench.StartWorker(path, "bench", "worker", c.String("model"), "-t", strconv.Itoa(threads), "-b", strconv.Itoa(c.Int("batch-size")))
+		path, err := filepath.Abs(name)
+		return worker(path, "bench", "worker", model, "-t", strconv.Itoa(threads), "-b", strconv.Itoa(batch)), err
 	}
 	path, err := p.model(c, name)
 	if err != nil {
 		return nil, err
 	}
-	s, err := bench.Open(c.Context, path, runner.Options{Threads: threads, PrefillChunk: c.Int("batch-size")})
-	if err != nil {
-		return nil, err
-	}
-	return s.Contend()
+	described, err := bench.Describe(path) // reads the files, so that the first opening is like the others
+	return func(ctx context.Context) (bench.Contender, error) {
+		o := runner.Options{Threads: threads, PrefillChunk: batch}
+		r, err := runner.Open(ctx, path, o)
+		if err != nil {
+			return nil, err
+		}
+		s := bench.Subject{Runner: r, Options: o, Model: described}
+		return s.Contend()
+	}, err
 }
 
 // isProgram reports whether a file may be executed.
@@ -205,7 +207,7 @@ func isProgram(path string) bool {
 
 func (p *program) printVersus(results []bench.Comparison, margin float64) error {
 	var b strings.Builder
-	b.WriteString("| test | A, t/s | B, t/s | B to A | interval | pairs | verdict |\n|---|---:|---:|---:|---:|---:|---|\n")
+	b.WriteString("| test | A, t/s | B, t/s | B to A | interval | rounds | verdict |\n|---|---:|---:|---:|---:|---:|---|\n")
 	var ratios []float64
 	for _, r := range results {
 		x, y := r.Speeds()
@@ -249,7 +251,7 @@ func (p *program) benchWorkerCommand() *cli.Command {
 			}
 			side, err := s.Contend()
 			if err != nil {
-				return errors.Join(err, s.Close())
+				return err
 			}
 			return errors.Join(bench.Serve(c.Context, side, p.stdin, p.stdout), side.Close())
 		},

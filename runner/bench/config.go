@@ -54,6 +54,9 @@ func (t Test) String() string {
 // tokens are those that are timed.
 func (t Test) tokens() int { return t.Prompt + t.Gen }
 
+// Speed is that of a run that took ns nanoseconds, in tokens per second.
+func (t Test) Speed(ns float64) float64 { return float64(t.tokens()) * 1e9 / ns }
+
 // Tests gives the tests in the order in which they are run: by depth, then prefills, decodings, and
 // both. The error names all that is wrong with c.
 func (c Config) Tests() ([]Test, error) {

@@ -23,11 +23,11 @@ type Contender interface {
 	Close() error
 }
 
-// Contend makes a contender of an open subject, which it closes with itself.
+// Contend makes a contender of an open subject, which is closed with it, or where there is an error.
 func (s *Subject) Contend() (Contender, error) {
 	b, err := newTrial(context.Background(), s.Runner, 0)
 	if err != nil {
-		return nil, fmt.Errorf("bench: %w", err)
+		return nil, fmt.Errorf("bench: %w", errors.Join(err, s.Close()))
 	}
 	return &local{s, b}, nil
 }

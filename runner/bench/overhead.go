@@ -2,7 +2,6 @@ package bench
 
 import (
 	"context"
-	"encoding/json"
 	"errors"
 	"fmt"
 	"os"
@@ -63,16 +62,16 @@ func measureOverhead(ctx context.Context, path string, o runner.Options, t Test)
 	if err != nil {
 		return result, err
 	}
-	inside, err := readProfile(dir)
+	runs, err := readProfile(dir)
 	if err != nil {
 		return result, err
 	}
-	if len(inside) < len(profiled) {
-		return result, fmt.Errorf("ONNX Runtime's profile has %d runs, want at least %d", len(inside), len(profiled))
+	if len(runs) < len(profiled) {
+		return result, fmt.Errorf("ONNX Runtime's profile has %d runs, want at least %d", len(runs), len(profiled))
 	}
 	own := make([]float64, len(profiled))
-	for i, d := range inside[len(inside)-len(profiled):] {
-		own[i] = float64(profiled[i] - d)
+	for i, run := range runs[len(runs)-len(profiled):] {
+		own[i] = float64(profiled[i] - run.length)
 	}
 	result = Overhead{Threads: info.Threads, Depth: t.Depth, Steps: t.Gen}
 	result.Step = time.Duration(median(floats(steps)))
@@ -122,46 +121,4 @@ func timeSteps(ctx context.Context, path string, o runner.Options, t Test) ([]ti
 		times[i] = time.Since(start)
 	}
 	return times[warmup:], info, nil
-}
-
-// readProfile gives the times inside InferenceSession::Run, in order, of the one profile in dir.
-func readProfile(dir string) ([]time.Duration, error) {
-	files, err := filepath.Glob(filepath.Join(dir, "*.json"))
-	if err != nil {
-		return nil, err
-	}
-	if len(files) != 1 {
-		return nil, fmt.Errorf("ONNX Runtime wrote %d profiles, want 1", len(files))
-	}
-	f, err := os.Open(files[0])
-	if err != nil {
-		return nil, err
-	}
-	defer f.Close()
-	runs, err := modelRuns(json.NewDecoder(f))
-	if err != nil {
-		return nil, fmt.Errorf("ONNX Runtime's profile: %w", err)
-	}
-	return runs, nil
-}
-
-// modelRuns reads an array of trace events one by one: there are hundreds a step.
-func modelRuns(d *json.Decoder) ([]time.Duration, error) {
-	if _, err := d.Token(); err != nil {
-		return nil, err
-	}
-	var runs []time.Duration
-	for d.More() {
-		var event struct {
-			Name string `json:"name"`
-			Dur  int64  `json:"dur"` // µs
-		}
-		if err := d.Decode(&event); err != nil {
-			return nil, err
-		}
-		if event.Name == "model_run" {
-			runs = append(runs, time.Duration(event.Dur)*time.Microsecond)
-		}
-	}
-	return runs, nil
 }

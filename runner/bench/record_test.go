@@ -130,14 +130,3 @@ func TestWriteOther(t *testing.T) {
 	_, err := NewWriter(&bytes.Buffer{}, "xml")
 	require.ErrorContains(t, err, `bench: format "xml": want one of [md json jsonl csv]`)
 }
-
-func TestModelRuns(t *testing.T) {
-	runs, err := modelRuns(json.NewDecoder(strings.NewReader(`[
-		{"name": "model_loading_uri", "dur": 5000, "args": {}},
-		{"name": "model_run", "dur": 25, "ph": "X"}, {"name": "MatMul_kernel_time", "dur": 20}, {"name": "model_run", "dur": 30}
-	]`)))
-	require.NoError(t, err)
-	require.Equal(t, []time.Duration{25 * time.Microsecond, 30 * time.Microsecond}, runs)
-	_, err = modelRuns(json.NewDecoder(strings.NewReader(`[{"name": "model_run", "dur"`)))
-	require.Error(t, err, "a profile that was cut off")
-}

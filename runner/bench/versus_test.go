@@ -73,7 +73,7 @@ func TestCompareSlices(t *testing.T) {
 	require.InDelta(t, 200, y, 1e-6)
 	require.Equal(t, Test{Gen: 1, Depth: 100}, b.runs[0], "warm-up")
 	require.Equal(t, []Test{{Gen: 3, Depth: 100}, {Gen: 3, Depth: 103}, {Gen: 3, Depth: 100}}, b.runs[1:4])
-	require.Equal(t, b.runs[1:], a.runs[2:], "the first side is probed")
+	require.Equal(t, b.runs[1:30], a.runs[2:31], "the first side is probed")
 
 	for _, test := range []Test{{Prompt: 20}, {Prompt: 20, Gen: 8}} {
 		a := &scripted{step: time.Millisecond}
@@ -92,21 +92,22 @@ func TestCompareEnds(t *testing.T) {
 	test := Test{Gen: 100}
 	quiet, err := Versus{}.Compare(t.Context(), &scripted{step: 1000}, &scripted{step: 1100}, test)
 	require.NoError(t, err)
-	require.Less(t, len(quiet.A), 30, "there is no noise")
+	require.Len(t, quiet.A, 9, "there is no noise")
+	require.Greater(t, quiet.Pairs, 100)
 
 	sure, err := Versus{Budget: time.Hour}.Compare(t.Context(), noisy(), noisy(), test)
 	require.NoError(t, err)
 	require.LessOrEqual(t, sure.Ratio.Spread(), 0.01)
-	require.Greater(t, len(sure.A), 100)
+	require.Greater(t, len(sure.A), 9)
 
-	short, err := Versus{Budget: 5 * time.Second}.Compare(t.Context(), noisy(), noisy(), test)
+	short, err := Versus{Budget: 4 * time.Second}.Compare(t.Context(), noisy(), noisy(), test)
 	require.NoError(t, err)
 	require.Greater(t, short.Ratio.Spread(), 0.01)
-	require.InDelta(t, 5, short.Spent.Seconds(), 1)
+	require.InDelta(t, 4, short.Spent.Seconds(), 1)
 
 	least, err := Versus{Budget: 1}.Compare(t.Context(), noisy(), noisy(), test)
 	require.NoError(t, err)
-	require.Len(t, least.A, minPairs)
+	require.Len(t, least.A, minRounds)
 	require.Equal(t, stats.Unsure, least.Ratio.Verdict(0.01))
 }
 
@@ -124,21 +125,30 @@ func TestCompareErrors(t *testing.T) {
 
 // TestContend compares an open model with itself; by how much they differ is not asked.
 func TestContend(t *testing.T) {
-	var sides [2]Contender
-	for i := range sides {
-		s, err := Open(t.Context(), toy(t), runner.Options{Threads: 1})
-		require.NoError(t, err)
-		sides[i], err = s.Contend()
-		require.NoError(t, err)
+	dir, opened := toy(t), 0
+	opener := func(ctx context.Context) (Contender, error) {
+		opened++
+		s, err := Open(ctx, dir, runner.Options{Threads: 1})
+		if err != nil {
+			return nil, err
+		}
+		return s.Contend()
 	}
-	for _, test := range []Test{{Prompt: 300, Depth: 10}, {Gen: 20}} {
-		c, err := Versus{Budget: 1}.Compare(t.Context(), sides[0], sides[1], test)
-		require.NoError(t, err)
+	results, err := Versus{Budget: 1, Round: 1}.CompareAfresh(t.Context(), opener, opener, []Test{{Prompt: 300, Depth: 10}, {Gen: 20}})
+	require.NoError(t, err)
+	require.Len(t, results, 2)
+	for _, c := range results {
 		require.Positive(t, c.Ratio.Center)
+		require.Len(t, c.A, minRounds)
+		require.Equal(t, minRounds, c.Pairs)
 	}
-	_, err := sides[0].Run(t.Context(), Test{Prompt: 5, Depth: contextLength})
+	require.Equal(t, 2*minRounds, opened, "afresh for each round, once for all tests")
+
+	side, err := opener(t.Context())
+	require.NoError(t, err)
+	_, err = side.Run(t.Context(), Test{Prompt: 5, Depth: contextLength})
 	require.ErrorIs(t, err, runner.ErrContext)
-	require.NoError(t, Close(sides[0], nil, sides[1]))
+	require.NoError(t, Close(side, nil))
 }
 
 func startWorker(t *testing.T, kind string) Contender {

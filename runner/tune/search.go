@@ -366,7 +366,7 @@ const (
 
 // compare runs both in turn, for no longer than it takes to tell them apart.
 func (h *hunt) compare(ctx context.Context, d Dimension, o *opened) (stats.Ratio, error) {
-	v := bench.Versus{Budget: h.Budget, Confidence: 0.95, Enough: func(r stats.Ratio) bool {
+	v := bench.Versus{Budget: h.Budget, Confidence: 0.95, Round: h.Budget / 100, Enough: func(_ bench.Test, r stats.Ratio) bool {
 		return r.N >= 8 && (r.Lo > 1+decided || r.Hi < 1 || r.Spread() < decided)
 	}}
 	n := h.prompt(o)

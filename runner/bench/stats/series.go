@@ -6,44 +6,48 @@ import (
 	"slices"
 )
 
-// firstLook is the number of pairs before the first look. Half of them are used, and with fewer than ten the sign
-// test has no interval at 99 % that would leave out the extremes.
-const firstLook = 20
+// firstLook is the number of rounds before the first look: with fewer the sign test has no interval at 99 %.
+const firstLook = 9
 
 // growth is how much longer the series is at each further look.
 const growth = 1.25
 
-// Series is a comparison that goes on until it is sure. Pairs are added one by one; now and then
-// Add says that it is time to look at Ratio.
+// Series is a comparison that goes on until it is sure. It is made of rounds: in each both sides are opened afresh and
+// run in turn. Slices of one round share what is peculiar to it, such as where in memory the two models came to lie, which
+// may be worth several per cent; so a round counts as one observation, however many slices it has.
 //
-// Who looks at an interval of 99 % after every pair will at some time see one that is wrong. So looks are
-// rare, at lengths that grow by a quarter, and the k-th of them spends 6/(π²k²) of the chance of error that
-// Confidence leaves: all looks together, however many, spend no more than that. A look uses the quieter half of the
-// pairs.
+// Who looks at an interval of 99 % after every round will at some time see one that is wrong. So looks are rare, at lengths
+// that grow by a quarter, and all of them together spend the chance of error that Confidence leaves, see Look.
 type Series struct {
 	// Confidence of all looks together. Default: 0.99.
 	Confidence float64
 
-	A, B  []float64 // times
+	A, B  []float64 // times, one a round
 	looks int
 }
 
-// Add adds the times of a pair, and reports whether to look at Ratio now.
-func (s *Series) Add(a, b float64) (look bool) {
-	s.A, s.B = append(s.A, a), append(s.B, b)
+// Add adds a round: the times of pairs of slices, one or more. It reports whether to look at Ratio now.
+func (s *Series) Add(a, b []float64) (look bool) {
+	a, b = quieter(a, b)
+	ratios := make([]float64, len(a))
+	for i := range a {
+		ratios[i] = a[i] / b[i]
+	}
+	time := Median(b)
+	s.A, s.B = append(s.A, time*Median(ratios)), append(s.B, time)
 	return len(s.A) >= int(firstLook*math.Pow(growth, float64(s.looks)))
 }
 
-// Ratio looks at the pairs so far, of which there is at least one.
+// Ratio looks at the rounds so far, of which there is at least one.
 func (s *Series) Ratio() Ratio {
 	s.looks++
-	confidence := s.Confidence
-	if confidence == 0 {
-		confidence = 0.99
-	}
-	spent := (1 - confidence) * 6 / (math.Pi * math.Pi * float64(s.looks*s.looks))
-	a, b := quieter(s.A, s.B)
-	return Paired(a, b, 1-spent)
+	return Paired(s.A, s.B, Look(cmp.Or(s.Confidence, 0.99), s.looks))
+}
+
+// Look is the confidence of the k-th look, from 1 on, where all looks together, however many, have the confidence that is
+// given: the k-th has 6/(π²k²) of the error.
+func Look(confidence float64, k int) float64 {
+	return 1 - (1-confidence)*6/(math.Pi*math.Pi*float64(k*k))
 }
 
 // quieter gives the half of the pairs, rounded up, whose products are the least: those that met the least noise.

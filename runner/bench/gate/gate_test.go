@@ -1,0 +1,193 @@
+package gate
+
+import (
+	"bytes"
+	"encoding/xml"
+	"math"
+	"os"
+	"path/filepath"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/stretchr/testify/require"
+
+	"github.com/qwenrt/qwenrt/runner/bench/stats"
+)
+
+func limit(t *testing.T, text string) Limit {
+	t.Helper()
+	l, err := ParseLimit(text)
+	require.NoError(t, err)
+	return l
+}
+
+func TestParseLimit(t *testing.T) {
+	require.Equal(t, Limit{0.05, true}, limit(t, "5%"))
+	require.Equal(t, Limit{0.01, false}, limit(t, " 0.01"))
+	require.Equal(t, "2.5 %", limit(t, "2.5%").String())
+	for _, text := range []string{"", "%", "five", "-1%", "NaN", "Inf", "5 percent"} {
+		_, err := ParseLimit(text)
+		require.ErrorContains(t, err, "want a number of 0 or more", text)
+	}
+}
+
+func TestSpeed(t *testing.T) {
+	for _, c := range []struct {
+		why    string
+		lo, hi float64
+		want   Verdict
+	}{
+		{"unchanged", 0.98, 1.02, Pass},
+		{"faster", 1.1, 1.2, Pass},
+		{"slower, within the limit", 0.95, 0.96, Pass},
+		{"slower, beyond it", 0.88, 0.94, Regression},
+		{"the limit is in the interval", 0.94, 0.96, Noisy},
+		{"no interval", 0, math.Inf(1), Noisy},
+	} {
+		r := stats.Ratio{Center: (c.lo + c.hi) / 2, Lo: c.lo, Hi: c.hi}
+		l := Speed("tg64", 100, 95, r, limit(t, "5%"))
+		require.Equal(t, c.want, l.Verdict, c.why)
+		require.Equal(t, c.want != Noisy, Sure(r, l.Limit), c.why)
+	}
+}
+
+func TestCompare(t *testing.T) {
+	number := func(v float64) Value { return Value{Number: v} }
+	for _, c := range []struct {
+		why      string
+		better   Direction
+		old, new Value
+		limit    string
+		want     Verdict
+	}{
+		{"nothing is allowed", Lower, number(148), number(149), "0", Regression},
+		{"equal", Lower, number(148), number(148), "0", Pass},
+		{"better", Lower, number(148), number(1), "0", Pass},
+		{"a share", Lower, number(100), number(101), "1%", Pass},
+		{"more than the share", Lower, number(100), number(101.1), "1%", Regression},
+		{"absolute", Higher, number(0.98), number(0.975), "0.01", Pass},
+		{"beyond absolute", Higher, number(0.98), number(0.96), "0.01", Regression},
+		{"a share of nothing is nothing", Lower, number(0), number(1), "50%", Regression},
+		{"no number", Lower, number(5), number(math.NaN()), "5%", Regression},
+		{"the same hash", Equal, Value{Text: "a"}, Value{Text: "a"}, "0", Pass},
+		{"another hash", Equal, Value{Text: "a"}, Value{Text: "b"}, "0", Regression},
+	} {
+		require.Equal(t, c.want, Compare(Metric{Better: c.better}, c.old, c.new, limit(t, c.limit)).Verdict, c.why)
+	}
+}
+
+// report has a line of each kind.
+func report(t *testing.T) *Report {
+	ratio := stats.Ratio{Center: 0.9, Lo: 0.88, Hi: 0.92}
+	return &Report{Model: "new", Against: "old", Machine: "m", Lines: []Line{
+		Speed("tg64", 100, 90, ratio, limit(t, "5%")),
+		Compare(Metric{Name: "kernels", Unit: "operators", Better: Lower}, Value{Number: 148}, Value{Number: 148}, Limit{}),
+		Compare(Metric{Name: "hash", Better: Equal}, Value{Text: "0123456789abcdef"}, Value{Text: "fedcba9876543210"}, Limit{}),
+		Absent(Metric{Name: "ppl", Better: Lower}, Value{Number: 16}, limit(t, "1%"), "no value, at 100%"),
+	}}
+}
+
+func TestVerdict(t *testing.T) {
+	r := report(t)
+	require.Equal(t, Regression, r.Verdict(), "the worst line decides")
+	r.Lines = r.Lines[1:2]
+	require.Equal(t, Pass, r.Verdict())
+	r.Lines = append(r.Lines, report(t).Lines[3])
+	require.Equal(t, Noisy, r.Verdict())
+}
+
+func TestWriteReport(t *testing.T) {
+	var out bytes.Buffer
+	require.NoError(t, report(t).WriteMarkdown(&out))
+	require.Equal(t, strings.TrimPrefix(`
+**regression**: new against old, on m
+
+| metric | old | new | unit | change | limit | verdict |
+|---|---:|---:|---|---:|---:|---|
+| tg64 | 100 | 90 | t/s | 0.900x (0.880–0.920) | 5 % | regression |
+| kernels | 148 | 148 | operators | +0.00 % | 0 | pass |
+| hash | 0123456789ab | fedcba987654 |  | differs |  | regression |
+| ppl |  | 16 |  |  | 1 % | noisy: no value, at 100% |
+`, "\n"), out.String())
+
+	out.Reset()
+	require.NoError(t, report(t).WriteAnnotations(&out))
+	require.Equal(t, strings.TrimPrefix(`
+::error title=qwenrt bench gate::tg64: 90 instead of 100 t/s, 0.900x (0.880–0.920); the limit is 5 %25
+::error title=qwenrt bench gate::hash: fedcba987654 instead of 0123456789ab
+::warning title=qwenrt bench gate::ppl: cannot say: no value, at 100%25
+`, "\n"), out.String())
+
+	out.Reset()
+	require.NoError(t, report(t).WriteJUnit(&out))
+	var suite junitSuite
+	require.NoError(t, xml.Unmarshal(out.Bytes(), &suite))
+	require.Equal(t, []int{4, 2, 1}, []int{suite.Tests, suite.Failures, suite.Errors})
+	require.Contains(t, suite.Cases[0].Failure.Message, "90 instead of 100")
+	require.Nil(t, suite.Cases[1].Failure)
+	require.Contains(t, suite.Cases[3].Error.Message, "no value")
+}
+
+func TestBaseline(t *testing.T) {
+	path := filepath.Join(t.TempDir(), "baseline.json")
+	b, err := ReadBaseline(path)
+	require.NoError(t, err, "the first run has no file")
+	speed, count := Metric{Name: "tg64", Machine: true}, Metric{Name: "kernels"}
+	_, known := b.Lookup(count, "m")
+	require.False(t, known)
+	b.Set(speed, "m", Value{Number: 50, Times: []float64{1, 2}})
+	b.Set(count, "m", Value{Number: 148})
+	b.Set(count, "m", Value{Number: 147})
+
+	text, err := b.Encode()
+	require.NoError(t, err)
+	require.NoError(t, os.WriteFile(path, text, 0o666))
+	again, err := ReadBaseline(path)
+	require.NoError(t, err)
+	require.Equal(t, b, again)
+	for _, c := range []struct {
+		m       Metric
+		machine string
+		want    float64
+		known   bool
+	}{{speed, "m", 50, true}, {speed, "other", 0, false}, {count, "other", 147, true}} {
+		v, known := again.Lookup(c.m, c.machine)
+		require.Equal(t, c.known, known)
+		require.Equal(t, c.want, v.Number)
+	}
+
+	require.NoError(t, os.WriteFile(path, []byte("{}"), 0o666))
+	b, err = ReadBaseline(path)
+	require.NoError(t, err)
+	b.Set(count, "m", Value{})
+	require.NoError(t, os.WriteFile(path, []byte("{"), 0o666))
+	_, err = ReadBaseline(path)
+	require.ErrorContains(t, err, "--update-baseline")
+}
+
+func TestHistory(t *testing.T) {
+	var file bytes.Buffer
+	at := time.Date(2026, 11, 23, 12, 0, 0, 0, time.UTC)
+	r := report(t)
+	require.NoError(t, r.Entry(at, "a").Write(&file))
+	r.Lines, r.Machine = r.Lines[1:2], "<m>"
+	require.NoError(t, r.Entry(at, "b").Write(&file))
+	entries, err := ReadHistory(&file)
+	require.NoError(t, err)
+	require.Equal(t, []Entry{
+		{at, "a", "m", Regression, map[string]float64{"tg64": 90, "kernels": 148, "ppl": 16}, map[string]float64{"tg64": 0.9}},
+		{at, "b", "<m>", Pass, map[string]float64{"kernels": 148}, nil},
+	}, entries)
+
+	var svg bytes.Buffer
+	require.NoError(t, WriteChart(&svg, entries))
+	require.NoError(t, xml.Unmarshal(svg.Bytes(), new(struct{})), "well-formed")
+	require.Equal(t, 4, strings.Count(svg.String(), "<circle"), "a dot for each value, a hash has none")
+	require.Contains(t, svg.String(), "2026-11-23 b: 148 (&lt;m&gt;)")
+	require.Contains(t, svg.String(), color[Regression])
+
+	_, err = ReadHistory(strings.NewReader("\n{\n"))
+	require.ErrorContains(t, err, "line 2")
+	require.ErrorContains(t, WriteChart(&svg, nil), "no entries")
+}

@@ -1,0 +1,181 @@
+package gate
+
+import (
+	"bufio"
+	"encoding/json"
+	"fmt"
+	"html/template"
+	"io"
+	"math"
+	"slices"
+	"time"
+)
+
+// Entry is a line of a history: what was measured once.
+type Entry struct {
+	Time    time.Time          `json:"time"`
+	Label   string             `json:"label"` // such as a commit
+	Machine string             `json:"machine"`
+	Verdict Verdict            `json:"verdict"`
+	Values  map[string]float64 `json:"values"`
+	// Ratios are those of speeds to what they were compared with in the same run, which stay comparable when the machine
+	// changes.
+	Ratios map[string]float64 `json:"ratios,omitempty"`
+}
+
+// Entry is the report as a line of a history.
+func (r *Report) Entry(at time.Time, label string) Entry {
+	e := Entry{Time: at.UTC().Truncate(time.Second), Label: label, Machine: r.Machine, Verdict: r.Verdict(), Values: map[string]float64{}}
+	for _, l := range r.Lines {
+		if l.New.Text == "" {
+			e.Values[l.Metric.Name] = l.New.Number
+		}
+		if l.Ratio != nil {
+			if e.Ratios == nil {
+				e.Ratios = map[string]float64{}
+			}
+			e.Ratios[l.Metric.Name] = l.Ratio.Center
+		}
+	}
+	return e
+}
+
+// Write appends the entry to a history, a JSON object a line.
+func (e Entry) Write(w io.Writer) error { return wrap(json.NewEncoder(w).Encode(e)) }
+
+// maxEntry bounds a line of a history.
+const maxEntry = 1 << 20
+
+// ReadHistory reads what Entry.Write wrote.
+func ReadHistory(r io.Reader) ([]Entry, error) {
+	var entries []Entry
+	lines := bufio.NewScanner(r)
+	lines.Buffer(nil, maxEntry)
+	for n := 1; lines.Scan(); n++ {
+		if len(lines.Bytes()) == 0 {
+			continue
+		}
+		var e Entry
+		if err := json.Unmarshal(lines.Bytes(), &e); err != nil {
+			return nil, fmt.Errorf("gate: history: line %d: %w", n, err)
+		}
+		entries = append(entries, e)
+	}
+	return entries, wrap(lines.Err())
+}
+
+// Sizes of a drawing in pixels.
+const (
+	chartWidth  = 720.0
+	panelHeight = 120.0
+	panelGap    = 60.0
+	marginLeft  = 80.0
+	marginRight = 20.0
+	marginTop   = 50.0
+)
+
+type chart struct {
+	Width, Height float64
+	Title         string
+	Panels        []panel
+}
+
+type panel struct {
+	Title             string
+	Top, Left, Bottom float64
+	Right             float64
+	Low, High         string
+	Lines             []line
+}
+
+type line struct {
+	Points []dot
+}
+
+type dot struct {
+	X, Y  float64
+	Text  string
+	Color string
+}
+
+// WriteChart draws a history as SVG: a panel for each metric, the entries in order from left to right; a line for each
+// machine. A dot is red where the gate found a regression, grey where it could not say; its text is shown under the pointer.
+func WriteChart(w io.Writer, entries []Entry) error {
+	if len(entries) == 0 {
+		return fmt.Errorf("gate: history: no entries to draw")
+	}
+	c := chart{Width: chartWidth, Title: fmt.Sprintf("qwenrt bench gate: %d runs", len(entries))}
+	names := map[string]bool{}
+	for _, e := range entries {
+		for name := range e.Values {
+			names[name] = true
+		}
+	}
+	for i, name := range sortedKeys(names) {
+		top := marginTop + float64(i)*(panelHeight+panelGap)
+		c.Panels = append(c.Panels, newPanel(name, entries, top))
+	}
+	c.Height = marginTop + float64(len(c.Panels))*(panelHeight+panelGap)
+	return wrap(chartTemplate.Execute(w, c))
+}
+
+func newPanel(name string, entries []Entry, top float64) panel {
+	p := panel{Title: name, Top: top, Left: marginLeft, Bottom: top + panelHeight, Right: chartWidth - marginRight}
+	low, high := math.Inf(1), math.Inf(-1)
+	machines := map[string]bool{}
+	for _, e := range entries {
+		if v, ok := e.Values[name]; ok {
+			low, high = min(low, v), max(high, v)
+			machines[e.Machine] = true
+		}
+	}
+	p.Low, p.High = fmt.Sprintf("%.5g", low), fmt.Sprintf("%.5g", high)
+	step := (p.Right - p.Left) / float64(max(1, len(entries)-1))
+	for _, machine := range sortedKeys(machines) {
+		var l line
+		for i, e := range entries {
+			v, ok := e.Values[name]
+			if !ok || e.Machine != machine {
+				continue
+			}
+			y := (p.Top + p.Bottom) / 2 // where all are equal
+			if high > low {
+				y = p.Bottom - (v-low)/(high-low)*panelHeight
+			}
+			text := fmt.Sprintf("%s %s: %.6g (%s)", e.Time.Format(time.DateOnly), e.Label, v, machine)
+			l.Points = append(l.Points, dot{p.Left + float64(i)*step, y, text, color[e.Verdict]})
+		}
+		p.Lines = append(p.Lines, l)
+	}
+	return p
+}
+
+var color = map[Verdict]string{Pass: "#4a78a8", Regression: "#c0392b", Noisy: "#999"}
+
+func sortedKeys(m map[string]bool) []string {
+	keys := make([]string, 0, len(m))
+	for k := range m {
+		keys = append(keys, k)
+	}
+	slices.Sort(keys)
+	return keys
+}
+
+var chartTemplate = template.Must(template.New("chart").Funcs(template.FuncMap{
+	"px": func(v float64) string { return fmt.Sprintf("%.1f", v) },
+}).Parse(`<svg xmlns="http://www.w3.org/2000/svg" width="{{px .Width}}" height="{{px .Height}}" font-family="sans-serif" font-size="11">
+<rect width="100%" height="100%" fill="#fff"/>
+<text x="20" y="25" font-size="14">{{.Title}}</text>
+{{range $p := .Panels -}}
+<text x="{{px .Left}}" y="{{px .Top}}" dy="-8" font-size="12">{{.Title}}</text>
+<path d="M{{px .Left}} {{px .Top}}V{{px .Bottom}}H{{px .Right}}" fill="none" stroke="#444"/>
+<text x="{{px .Left}}" y="{{px .Top}}" dx="-6" dy="4" text-anchor="end">{{.High}}</text>
+<text x="{{px .Left}}" y="{{px .Bottom}}" dx="-6" dy="4" text-anchor="end">{{.Low}}</text>
+{{range .Lines -}}
+<polyline fill="none" stroke="#9bb7d4" points="{{range .Points}}{{px .X}},{{px .Y}} {{end}}"/>
+{{range .Points}}<circle cx="{{px .X}}" cy="{{px .Y}}" r="3" fill="{{.Color}}"><title>{{.Text}}</title></circle>
+{{end -}}
+{{end -}}
+{{end -}}
+</svg>
+`))
