@@ -252,6 +252,33 @@ func (r *Runner) load(ctx context.Context, file string, o Options) error {
 		return err
 	}
 	r.config = config
+	text := r.loadText()
+	err = r.loadGraph(ctx, file, o)
+	<-text // also after an error: what is open is to be closed
+	if err != nil {
+		return err
+	}
+	return r.schedule(o, file)
+}
+
+// loadText opens what turns text into tokens, beside the graph: for Qwen3 each takes about as long as the other. Where
+// there is none, whoever needs it is told.
+func (r *Runner) loadText() (done chan struct{}) {
+	done = make(chan struct{})
+	go func() {
+		defer close(done)
+		var err error
+		if r.tok, err = tokenizer.Open(r.dir); err != nil {
+			r.tokErr = wrap(err)
+		}
+		if r.template, err = chat.Load(r.dir); err != nil {
+			r.tmplErr = wrap(err)
+		}
+	}()
+	return done
+}
+
+func (r *Runner) loadGraph(ctx context.Context, file string, o Options) error {
 	model, err := ir.Load(file)
 	if err != nil {
 		return wrap(err)
@@ -264,21 +291,12 @@ func (r *Runner) load(ctx context.Context, file string, o Options) error {
 	if r.session, err = ort.NewSession(cmp.Or(o.OptimizedModel, file), conf); err != nil {
 		return wrap(err)
 	}
-	if r.layout, err = readLayout(r.session, model, config); err != nil {
+	if r.layout, err = readLayout(r.session, model, r.config); err != nil {
 		return fmt.Errorf("runner: %s: %w", file, err)
-	}
-	if err := ctx.Err(); err != nil {
-		return wrap(err)
-	}
-	if r.tok, err = tokenizer.Open(r.dir); err != nil {
-		r.tokErr = wrap(err)
-	}
-	if r.template, err = chat.Load(r.dir); err != nil {
-		r.tmplErr = wrap(err)
 	}
 	r.setContext(o.MaxContext)
 	r.describe(conf.Threads)
-	return r.schedule(o, file)
+	return wrap(ctx.Err())
 }
 
 // SessionConfig is how the sessions of runners are configured: with o, and with what decoding wants.
