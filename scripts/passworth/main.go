@@ -1,10 +1,11 @@
 // Command passworth measures what each pass of the optimiser is worth on the CPU: it builds a checkpoint with
-// all passes, and once for each pass without it, and times the folders in turn.
+// all passes, and once for each pass without it, and compares the speeds.
 //
-//	go run ./scripts/passworth [-qwenrt bin/qwenrt] [-work DIR] [-rounds 5] CHECKPOINT
+//	go run ./scripts/passworth [-qwenrt bin/qwenrt] [-work DIR] [-keep] [-budget 15s] CHECKPOINT
 //
-// Each round runs every folder once, in random order, in a process of its own; a ratio is the median over the rounds
-// of the speed without the pass over the speed with all of them, so below 1 the pass pays. It prints a Markdown table.
+// Two folders at a time are open and run in turn in short slices (qwenrt bench ab), so that the noise of the machine meets
+// both. A ratio is the speed without the pass over the speed with all of them: below 1 the pass pays. Behind it is its interval
+// of 99 % confidence. It prints a Markdown table.
 package main
 
 import (
@@ -12,13 +13,12 @@ import (
 	"encoding/json"
 	"flag"
 	"fmt"
-	"math/rand/v2"
 	"os"
 	"os/exec"
 	"os/signal"
 	"path/filepath"
-	"slices"
 	"strconv"
+	"time"
 
 	"github.com/qwenrt/qwenrt/graphopt/inspect"
 	"github.com/qwenrt/qwenrt/graphopt/ir"
@@ -40,30 +40,43 @@ type variant struct {
 	dir     string
 	nodes   int
 	bytes   int64
-	pp, tg  []float64 // tokens/s, a round each
-	problem string    // why there is no such folder
+	pp, tg  result // of the speed to that with all passes
+	problem string // why there is no such folder
+}
+
+// result is a ratio and its interval, as qwenrt bench ab prints it.
+type result struct {
+	Ratio float64  `json:"ratio"`
+	Low   float64  `json:"lo"`
+	High  *float64 `json:"hi"` // null: unbounded, too little was measured
+}
+
+func (r result) String() string {
+	if r.High == nil {
+		return fmt.Sprintf("%.2f (not sure)", r.Ratio)
+	}
+	return fmt.Sprintf("%.2f (%.2f–%.2f)", r.Ratio, r.Low, *r.High)
 }
 
 func run(ctx context.Context) error {
 	binary := flag.String("qwenrt", "bin/qwenrt", "the `program` to measure")
 	work := flag.String("work", "build/passworth", "`folder` for what is built")
-	rounds := flag.Int("rounds", 5, "`number` of rounds")
+	keep := flag.Bool("keep", false, "use what an earlier call has built there")
+	budget := flag.Duration("budget", 15*time.Second, "`time` for a comparison")
+	threads := flag.Int("threads", 2, "CPU `threads`")
 	flag.Parse()
-	if flag.NArg() != 1 || *rounds < 1 {
+	if flag.NArg() != 1 {
 		return fmt.Errorf("usage: passworth [options] CHECKPOINT")
 	}
-	variants, err := build(ctx, *binary, flag.Arg(0), *work)
+	b := builder{*binary, flag.Arg(0), *work, *keep}
+	variants, err := b.variants(ctx)
 	if err != nil {
 		return err
 	}
-	for r := range *rounds {
-		for _, i := range rand.Perm(len(variants)) {
-			v := variants[i]
-			if v.problem != "" {
-				continue
-			}
-			fmt.Fprintf(os.Stderr, "round %d of %d: without %q\n", r+1, *rounds, v.pass)
-			if err := v.measure(ctx, *binary); err != nil {
+	for _, v := range variants[1:] {
+		if v.problem == "" {
+			fmt.Fprintf(os.Stderr, "without %s\n", v.pass)
+			if err := v.measure(ctx, *binary, variants[0].dir, *budget, *threads); err != nil {
 				return err
 			}
 		}
@@ -72,13 +85,18 @@ func run(ctx context.Context) error {
 	return nil
 }
 
-// build makes the folders, one for each pass that applies.
-func build(ctx context.Context, binary, checkpoint, work string) ([]*variant, error) {
-	if err := os.MkdirAll(work, 0o777); err != nil {
+type builder struct {
+	binary, checkpoint, work string
+	keep                     bool
+}
+
+// variants makes the folders, one for each pass that applies.
+func (b *builder) variants(ctx context.Context) ([]*variant, error) {
+	if err := os.MkdirAll(b.work, 0o777); err != nil {
 		return nil, err
 	}
-	all := &variant{dir: filepath.Join(work, "all")}
-	if err := all.build(ctx, binary, checkpoint); err != nil {
+	all := &variant{dir: filepath.Join(b.work, "all")}
+	if err := b.build(ctx, all); err != nil {
 		return nil, err
 	}
 	counts, err := all.passes()
@@ -90,8 +108,8 @@ func build(ctx context.Context, binary, checkpoint, work string) ([]*variant, er
 		if p.Count == 0 {
 			continue
 		}
-		v := &variant{pass: p.Name, count: p.Count, dir: filepath.Join(work, p.Name)}
-		if err := v.build(ctx, binary, checkpoint); err != nil {
+		v := &variant{pass: p.Name, count: p.Count, dir: filepath.Join(b.work, p.Name)}
+		if err := b.build(ctx, v); err != nil {
 			if ctx.Err() != nil {
 				return nil, err
 			}
@@ -102,23 +120,26 @@ func build(ctx context.Context, binary, checkpoint, work string) ([]*variant, er
 	return variants, nil
 }
 
-func (v *variant) build(ctx context.Context, binary, checkpoint string) error {
-	args := []string{"build", checkpoint, "-o", v.dir, "--force"}
-	if v.pass != "" {
-		args = append(args, "--disable", v.pass)
+func (b *builder) build(ctx context.Context, v *variant) error {
+	model := filepath.Join(v.dir, "model.onnx")
+	if _, err := os.Stat(model); err != nil || !b.keep {
+		args := []string{"build", b.checkpoint, "-o", v.dir, "--force"}
+		if v.pass != "" {
+			args = append(args, "--disable", v.pass)
+		}
+		fmt.Fprintln(os.Stderr, b.binary, args)
+		if out, err := exec.CommandContext(ctx, b.binary, args...).CombinedOutput(); err != nil {
+			return fmt.Errorf("%w: %s", err, out)
+		}
 	}
-	fmt.Fprintln(os.Stderr, binary, args)
-	if out, err := exec.CommandContext(ctx, binary, args...).CombinedOutput(); err != nil {
-		return fmt.Errorf("%w: %s", err, out)
-	}
-	m, err := ir.Load(filepath.Join(v.dir, "model.onnx"))
+	m, err := ir.Load(model)
 	if err != nil {
 		return err
 	}
 	defer m.Close()
 	v.nodes = inspect.Summarize(m).Nodes
-	for _, name := range []string{"model.onnx", "model.onnx.data"} {
-		info, err := os.Stat(filepath.Join(v.dir, name))
+	for _, name := range []string{model, model + ".data"} {
+		info, err := os.Stat(name)
 		if err != nil {
 			return err
 		}
@@ -154,66 +175,42 @@ func (v *variant) passes() ([]count, error) {
 	return nil, fmt.Errorf("%s: qwenrt.json names no passes", v.dir)
 }
 
-func (v *variant) measure(ctx context.Context, binary string) error {
-	out, err := exec.CommandContext(ctx, binary, "bench", v.dir, "-p", "512", "-n", "64", "-r", "2", "-o", "json").Output()
+func (v *variant) measure(ctx context.Context, binary, all string, budget time.Duration, threads int) error {
+	out, err := exec.CommandContext(ctx, binary, "bench", "ab", all, v.dir, "-p", "512", "-n", "64",
+		"-t", strconv.Itoa(threads), "--budget", budget.String(), "-o", "json").Output()
 	if err != nil {
-		return fmt.Errorf("bench %s: %w", v.dir, err)
+		return fmt.Errorf("bench ab %s %s: %w", all, v.dir, err)
 	}
 	var records []struct {
-		Prompt int     `json:"n_prompt"`
-		Speed  float64 `json:"avg_ts"`
+		Test struct {
+			Prompt int `json:"n_prompt"`
+		} `json:"test"`
+		Result result `json:"result"`
 	}
 	if err := json.Unmarshal(out, &records); err != nil {
 		return err
 	}
 	for _, r := range records {
-		if r.Prompt > 0 {
-			v.pp = append(v.pp, r.Speed)
+		if r.Test.Prompt > 0 {
+			v.pp = r.Result
 		} else {
-			v.tg = append(v.tg, r.Speed)
+			v.tg = r.Result
 		}
 	}
 	return nil
 }
 
 func table(variants []*variant) {
-	fmt.Println("| without | applied | nodes | MB | pp512 | tg64 | pp512 ratio | tg64 ratio |")
-	fmt.Println("|---|---:|---:|---:|---:|---:|---:|---:|")
-	all := variants[0]
-	for _, v := range variants {
-		name := v.pass
-		if name == "" {
-			name = "(nothing)"
+	fmt.Println("| without | applied | nodes | MB | pp512 ratio | tg64 ratio |")
+	fmt.Println("|---|---:|---:|---:|---:|---:|")
+	for i, v := range variants {
+		switch {
+		case i == 0:
+			fmt.Printf("| (nothing) | | %d | %.1f | 1 | 1 |\n", v.nodes, float64(v.bytes)/1e6)
+		case v.problem != "":
+			fmt.Printf("| %s | %d | not built: %s |\n", v.pass, v.count, v.problem)
+		default:
+			fmt.Printf("| %s | %d | %d | %.1f | %v | %v |\n", v.pass, v.count, v.nodes, float64(v.bytes)/1e6, v.pp, v.tg)
 		}
-		if v.problem != "" {
-			fmt.Printf("| %s | %d | not built: %s |\n", name, v.count, v.problem)
-			continue
-		}
-		applied := ""
-		if v.pass != "" {
-			applied = strconv.Itoa(v.count)
-		}
-		fmt.Printf("| %s | %s | %d | %.1f | %.1f | %.2f | %.3f | %.3f |\n", name, applied, v.nodes, float64(v.bytes)/1e6,
-			median(v.pp), median(v.tg), ratio(v.pp, all.pp), ratio(v.tg, all.tg))
 	}
-}
-
-// ratio is the median of the rounds' own ratios.
-func ratio(a, b []float64) float64 {
-	r := make([]float64, min(len(a), len(b)))
-	for i := range r {
-		r[i] = a[i] / b[i]
-	}
-	return median(r)
-}
-
-func median(v []float64) float64 {
-	if len(v) == 0 {
-		return 0
-	}
-	s := slices.Sorted(slices.Values(v))
-	if n := len(s); n%2 == 0 {
-		return (s[n/2-1] + s[n/2]) / 2
-	}
-	return s[len(s)/2]
 }
