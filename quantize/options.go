@@ -141,6 +141,9 @@ type Options struct {
 	// FloatEmbedding leaves the table that Gather reads in its type. A head tied to it is still
 	// quantised, and then stored beside it.
 	FloatEmbedding bool
+	// Mixed takes a graph some of whose weights are quantised already: these stay as they are, and it is no error if
+	// no others are left.
+	Mixed bool
 	// Int8 is what DynamicInt8 and StaticInt8 need beside.
 	Int8 Int8Options
 }

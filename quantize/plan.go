@@ -33,19 +33,29 @@ type Plan struct {
 type totals struct{ weights, bytes int64 }
 
 // floats adds up the float weights of g, each Data once. Rotary tables are none: they are computed from the
-// configuration, and as long as the context, not the model, is.
+// configuration, and as long as the context, not the model, is. Nor are scales of quantised weights.
 func floats(g *ir.Graph) totals {
 	var sum totals
 	seen := map[ir.Data]bool{}
 	for _, v := range g.Initializers() {
 		t := v.Const
-		if t.DType.Float() && !seen[t.Data] && !rotary(v) {
+		if t.DType.Float() && !seen[t.Data] && !rotary(v) && !scale(v) {
 			seen[t.Data] = true
 			sum.weights += t.Len()
 			sum.bytes += t.ByteLen()
 		}
 	}
 	return sum
+}
+
+// scale reports whether v is the scales of weights that are quantised already.
+func scale(v *ir.Value) bool {
+	for _, u := range v.Uses() {
+		if u.Index != 2 || !u.Node.Is(microsoft, "MatMulNBits") && !u.Node.Is(microsoft, "GatherBlockQuantized") {
+			return false
+		}
+	}
+	return v.NumUses() > 0
 }
 
 // rotary reports whether v is a table of cosines or sines: read by attention as such, or looked up by position.
@@ -128,7 +138,7 @@ func NewPlan(m *ir.Model, o Options) (*Plan, error) {
 
 // newPlan is NewPlan where ranges of activations may still be missing.
 func newPlan(m *ir.Model, set settings) (*Plan, error) {
-	if err := checkFloat(m.Graph); err != nil {
+	if err := checkFloat(m.Graph); err != nil && !set.Mixed {
 		return nil, err
 	}
 	b := planner{
@@ -144,7 +154,7 @@ func newPlan(m *ir.Model, set settings) (*Plan, error) {
 	if len(b.faults) > 0 {
 		return nil, fmt.Errorf("quantize: %w", oneLine{b.faults})
 	}
-	if len(b.sites) == 0 {
+	if len(b.sites) == 0 && !set.Mixed {
 		return nil, fmt.Errorf("quantize: %w: no MatMul or embedding with a constant float matrix%s", ErrNothing, b.because())
 	}
 	return b.Plan, nil

@@ -8,10 +8,12 @@ import (
 	"path/filepath"
 	"slices"
 	"strings"
+
+	"github.com/qwenrt/qwenrt/models/packed"
 )
 
-// ErrUnsupported is reported for a checkpoint that is well-formed, but not a dense Qwen3 in plain
-// floating point.
+// ErrUnsupported is reported for a checkpoint that is well-formed, but not a dense Qwen3 in floating point, or in
+// a format that package packed reads.
 var ErrUnsupported = errors.New("unsupported model")
 
 // Config is a Qwen3 model's configuration, with defaults filled in.
@@ -28,6 +30,8 @@ type Config struct {
 	TiedEmbeddings   bool // the head is the embedding, transposed
 	Rope             Rope
 	Tokens           Tokens
+	// Packed says how weights are quantised in the checkpoint; nil: they are not.
+	Packed *packed.Config
 }
 
 // Tokens are the special tokens that config.json or generation_config.json names.
@@ -87,6 +91,11 @@ func parseConfig(file string, data []byte) (*Config, error) {
 		TiedEmbeddings: o.boolean("tie_word_embeddings", false),
 		Tokens:         Tokens{BOS: o.token("bos_token_id"), EOS: o.tokens("eos_token_id"), Pad: o.token("pad_token_id")},
 	}
+	if _, ok := o.object("quantization_config"); ok {
+		if c.Packed, err = packed.ParseConfig(o.members["quantization_config"]); err != nil {
+			return nil, fmt.Errorf("qwen3: %s: %w", file, err)
+		}
+	}
 	c.NumKVHeads = o.integer("num_key_value_heads", c.NumHeads)
 	c.Rope = parseRope(o, c.MaxPositions)
 	refuseVariants(o)
@@ -97,7 +106,7 @@ func parseConfig(file string, data []byte) (*Config, error) {
 	return c, nil
 }
 
-const supported = "supported are dense Qwen3 models (Qwen3ForCausalLM, model_type qwen3) in F32, F16 or BF16"
+const supported = "supported are dense Qwen3 models (Qwen3ForCausalLM, model_type qwen3) in F32, F16 or BF16, or quantised by GPTQ or AWQ"
 
 // checkArchitecture refuses other models before their numbers are looked at, which would only
 // lead to more and less helpful messages.
@@ -111,9 +120,10 @@ func checkArchitecture(o object) error {
 			orNone(strings.Join(names, ", ")), orNone(kind), supported)
 	}
 	if q, ok := o.object("quantization_config"); ok {
-		method := orNone(q.text("quant_method", ""))
-		return fmt.Errorf("%w: its weights are quantised already (quant_method %s); use the checkpoint in BF16 "+
-			"that it was made from, and qwenrt quantize", ErrUnsupported, method)
+		if _, err := packed.ParseConfig(o.members["quantization_config"]); err != nil {
+			return fmt.Errorf("%w: its weights are quantised already (quant_method %s): %w; use the checkpoint in BF16 "+
+				"that it was made from, and qwenrt quantize", ErrUnsupported, orNone(q.text("quant_method", "")), err)
+		}
 	}
 	return o.faults.err()
 }

@@ -129,8 +129,8 @@ func TestParseConfigUnsupported(t *testing.T) {
 		{"the same body with another head", map[string]any{"architectures": []string{"Qwen3ForSequenceClassification"}}, "Qwen3ForSequenceClassification"},
 		{"nothing said", map[string]any{"model_type": nil, "architectures": nil}, "architecture (none), model_type (none)"},
 		{"another family's numbers are not judged", map[string]any{"model_type": "gpt2", "hidden_size": nil}, "model_type gpt2"},
-		{"FP8", map[string]any{"quantization_config": map[string]any{"quant_method": "fp8"}}, "quantised already (quant_method fp8); use the checkpoint in BF16"},
-		{"GPTQ", map[string]any{"quantization_config": map[string]any{"quant_method": "gptq", "bits": 4}}, "quant_method gptq"},
+		{"FP8", map[string]any{"quantization_config": map[string]any{"quant_method": "fp8"}}, "quantised already (quant_method fp8): "},
+		{"GPTQ", map[string]any{"quantization_config": map[string]any{"quant_method": "gptq", "bits": 3}}, "gptq of 3 bits"},
 	} {
 		t.Run(c.name, func(t *testing.T) {
 			_, err := ParseConfig(configWith(t, c.changes))

@@ -7,6 +7,7 @@ import (
 	"strings"
 
 	"github.com/qwenrt/qwenrt/graphopt/ir"
+	"github.com/qwenrt/qwenrt/models/packed"
 	"github.com/qwenrt/qwenrt/models/safetensors"
 )
 
@@ -59,7 +60,8 @@ func layerPrefix(i int) string { return layersPrefix + strconv.Itoa(i) + "." }
 // the configuration does not have. All faults are reported in one error. Nothing is read.
 //
 // An lm_head.weight beside tied embeddings is ignored, as transformers ignores it: Qwen3-0.6B has
-// one. So are tensors of other names, such as rotary tables that old tools saved.
+// one. So are tensors of other names, such as rotary tables that old tools saved. Where the configuration says
+// that weights are quantised, those of products may be in their format.
 func CheckWeights(c *Config, w Weights) error {
 	if err := checkWeights(c, w); err != nil {
 		return fmt.Errorf("qwen3: %w", err)
@@ -71,14 +73,23 @@ func checkWeights(c *Config, w Weights) error {
 	var f faults
 	one := func(name string, shape []int64) { checkTensor(w, name, shape, &f) }
 	one(embedName, dims(c.VocabSize, c.HiddenSize))
+	product := func(name string, shape []int64) {
+		if module := strings.TrimSuffix(name, ".weight"); c.Packed != nil && len(shape) == 2 && packed.Has(w, module) {
+			if _, err := c.Packed.Open(w, module, shape[0], shape[1]); err != nil {
+				f.add("", "%v", err)
+			}
+			return
+		}
+		one(name, shape)
+	}
 	for i := range c.NumLayers {
 		for _, t := range layerTensors {
-			one(layerPrefix(i)+t.name, t.shape(c))
+			product(layerPrefix(i)+t.name, t.shape(c))
 		}
 	}
 	one(normName, dims(c.HiddenSize))
 	if !c.TiedEmbeddings {
-		one(headName, dims(c.VocabSize, c.HiddenSize))
+		product(headName, dims(c.VocabSize, c.HiddenSize))
 	}
 	if n := countLayers(w); n > c.NumLayers {
 		f.add("num_hidden_layers", "is %d, but the checkpoint has tensors of layer %d", c.NumLayers, n-1)

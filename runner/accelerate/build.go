@@ -19,7 +19,7 @@ type Output struct {
 }
 
 // Build makes a checkpoint into the model folder that c asks for: Export, Optimize and Quantize in
-// one pass over the weights.
+// one pass over the weights. Weights that the checkpoint has quantised stay as they are; c is about the others.
 //
 // Errors: folder.ErrExists, folder.ErrNotReplaceable, qwen3.ErrUnsupported, kernels.ErrNoKernel. After an error the output
 // is as it was.
@@ -27,15 +27,11 @@ func Build(ctx context.Context, from Source, out Output, c Config, e Events) (*R
 	if err := c.supported(); err != nil {
 		return nil, err
 	}
-	steps := []step{(*work).export, (*work).optimize, (*work).quantize}
-	if !c.quantizes() {
-		steps = steps[:2]
-	}
-	return run(ctx, fromCheckpoint(from), out, c, e, steps...)
+	return run(ctx, fromCheckpoint(from), out, c, e, (*work).export, (*work).optimize, (*work).quantize)
 }
 
-// Export makes a checkpoint into a folder with the plain ONNX model, in ONNX's own operators. Of c it
-// takes DType. Errors are those of Build.
+// Export makes a checkpoint into a folder with the plain ONNX model, in ONNX's own operators but for products of
+// weights that the checkpoint has quantised. Of c it takes DType and AccuracyLevel. Errors are those of Build.
 func Export(ctx context.Context, from Source, out Output, c Config, e Events) (*Report, error) {
 	return run(ctx, fromCheckpoint(from), out, c, e, (*work).export)
 }

@@ -13,13 +13,21 @@ import (
 )
 
 func (w *work) quantize(ctx context.Context) error {
+	mixed := w.mixed()
+	if w.set.Precision == None && w.set.KV == "" && !mixed {
+		return nil
+	}
 	w.events.step(StepQuantize)
-	if w.set.Precision == None { // the KV cache alone
+	if w.set.Precision == None && !mixed { // the KV cache alone
 		w.record(folder.Step{Command: "quantize", Options: w.set.kvOptions(map[string]string{})})
 		return w.quantizeKV(ctx)
 	}
 	options := w.set.quantization()
-	if err := w.smooth(ctx, &options); err != nil {
+	if mixed {
+		if err := w.restOptions(&options); err != nil {
+			return err
+		}
+	} else if err := w.smooth(ctx, &options); err != nil {
 		return err
 	}
 	if w.set.TargetBits > 0 {
@@ -126,6 +134,10 @@ func (w *work) recordTensors() {
 		if slices.Contains(w.report.FloatProducts, t.Tensor) {
 			r.Tensors[i].Reason = "ONNX Runtime computes its product in floating point"
 		}
+	}
+	for _, t := range w.packed {
+		r.Tensors = append(r.Tensors, t)
+		r.Weights, r.BytesBefore, r.BytesAfter = r.Weights+t.Weights, r.BytesBefore+t.BytesBefore, r.BytesAfter+t.BytesAfter
 	}
 	w.report.Quantization, w.report.BitsPerWeight = &r, r.BitsPerWeight()
 	w.recordSmoothing()

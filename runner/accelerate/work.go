@@ -34,6 +34,9 @@ type work struct {
 	manifest folder.Manifest
 	plan     *quantize.Plan // nil: not quantised by this work
 	closers  []func() error
+
+	method string                  // by which the checkpoint has been quantised; empty: it is in floating point
+	packed []quantize.TensorReport // its quantised weights
 }
 
 func (w *work) close() error {
@@ -114,12 +117,19 @@ func (w *work) readManifest(dir string) error {
 
 func (w *work) export(context.Context) error {
 	w.events.step(StepExport)
-	model, err := w.source.Model(qwen3.Options{DType: w.set.DType.ir()})
+	model, err := w.source.Model(qwen3.Options{DType: w.set.DType.ir(), AccuracyLevel: w.set.AccuracyLevel})
 	if err != nil {
 		return err
 	}
 	w.model = model
-	w.record(folder.Step{Command: "export", Options: map[string]string{"dtype": string(w.set.DType)}})
+	done := folder.Step{Command: "export", Options: map[string]string{"dtype": string(w.set.DType)}}
+	if err := w.openPacked(); err != nil {
+		return err
+	}
+	if w.method != "" {
+		done.Options[packedOption] = w.method
+	}
+	w.record(done)
 	w.countNodes()
 	return nil
 }

@@ -232,7 +232,7 @@ func (f *fuser) output(softmax *ir.Node) (*ir.Value, error) {
 		if next == nil {
 			break
 		}
-		if len(open) == 1 && product(next) && open[0].SoleUse() == next && next.Input(0) == open[0] {
+		if len(open) == 1 && projection(open[0]) != nil {
 			return open[0], nil
 		}
 		done[next] = true
@@ -241,6 +241,22 @@ func (f *fuser) output(softmax *ir.Node) (*ir.Value, error) {
 		})
 	}
 	return nil, fmt.Errorf("no output projection behind the softmax")
+}
+
+// projection is the product that alone reads v: as it is, or with its channels in another order, in which weights that
+// were quantised in that order take them. Nil if there is none.
+func projection(v *ir.Value) *ir.Node {
+	n := v.SoleUse()
+	if n.Is("", "Gather") && n.Input(0) == v && n.Int("axis", 0) == -1 {
+		if order := n.Input(1).Constant(); order != nil && len(order.Shape) == 1 {
+			v = n.Output(0)
+			n = v.SoleUse()
+		}
+	}
+	if n == nil || !product(n) || n.Input(0) != v {
+		return nil
+	}
+	return n
 }
 
 // places numbers the nodes in graph order.
@@ -479,9 +495,9 @@ func (l *layer) sizes() error {
 	if v := l.pastVal.Type; v.DType != t.DType || v.Shape[1].Size != l.kvHeads || v.Shape[3].Size != l.dim {
 		return fmt.Errorf("past keys and values differ in heads, head size or type")
 	}
-	rows := depth(l.out.SoleUse())
+	rows := depth(projection(l.out))
 	if rows == 0 || rows%l.dim != 0 {
-		return fmt.Errorf("the output projection %v of %d rows does not take heads of size %d", l.out.SoleUse(), rows, l.dim)
+		return fmt.Errorf("the output projection %v of %d rows does not take heads of size %d", projection(l.out), rows, l.dim)
 	}
 	l.heads = rows / l.dim
 	if l.heads%l.kvHeads != 0 {
@@ -524,7 +540,7 @@ func (f *fuser) prepare(l *layer) error {
 // rewrite puts GroupQueryAttention in the place of a proven cone.
 func (f *fuser) rewrite(l *layer) error {
 	g.Require(f.unit.Model, g.Microsoft)
-	base := path.Dir(l.out.SoleUse().Name)
+	base := path.Dir(projection(l.out).Name)
 	if d := path.Dir(base); d != "." && d != "/" {
 		base = d
 	}
