@@ -9,6 +9,7 @@ import (
 	"slices"
 	"strings"
 	"testing"
+	"unicode/utf8"
 
 	"github.com/stretchr/testify/require"
 
@@ -308,6 +309,12 @@ func TestBadRequests(t *testing.T) {
 		{"alternatives to nothing", func(q *runner.Request) { q.TopLogprobs = 2 }, "without Logprobs"},
 		{"a bias for no token", func(q *runner.Request) { q.Sampling.LogitBias = map[int32]float64{500: 1} }, "the token 500, which is not one of 0 to 499"},
 		{"a bias that is no number", func(q *runner.Request) { q.Sampling.LogitBias = map[int32]float64{5: math.NaN()} }, "token 5 is NaN"},
+		{"beams without end", func(q *runner.Request) { q.Beams = 1 << 30 }, "Beams is 1073741824, not from 0 to 32"},
+		{"more answers than beams", func(q *runner.Request) { q.Beams, q.N = 2, 3 }, "N is 3, above Beams, which is 2"},
+		{"beams and chance", func(q *runner.Request) { q.Beams, q.Sampling.Temperature = 2, 1 }, "Beams with a Temperature of 1: want 0"},
+		{"beams and what they do not go with", func(q *runner.Request) { q.Beams, q.Logprobs = 2, true }, "Logprobs, Speculate and Shift are not for Beams"},
+		{"a length penalty that is no number", func(q *runner.Request) { q.Beams, q.LengthPenalty = 2, new(math.NaN()) }, "LengthPenalty is NaN, not from -10 to 10"},
+		{"a length penalty without beams", func(q *runner.Request) { q.LengthPenalty = new(1.0) }, "are for Beams"},
 		{"an end token that there is not", func(q *runner.Request) { q.StopTokens = []int32{5, -7} }, "StopTokens[1] is -7, not one of 0 to 499"},
 		{"thousands of end tokens", func(q *runner.Request) { q.StopTokens = make([]int32, 5000) }, "number of StopTokens is 5000, not from 0 to 1024"},
 		{"thousands of stop strings", func(q *runner.Request) { q.StopStrings = many }, "number of StopStrings is 5000, not from 0 to 128"},
@@ -332,4 +339,69 @@ func TestBadRequests(t *testing.T) {
 	talking := talker(t).open(t, runner.Options{MaxContext: 100})
 	_, _, err := talking.Text(t.Context(), runner.Request{Prompt: strings.Repeat("x", 10_000)})
 	requireError(t, err, runner.ErrContext, "the prompt has 10000 bytes")
+}
+
+// FuzzGenerate holds that no request panics or goes on for ever: each answer has one last event, and what is
+// wrong is told in one line.
+func FuzzGenerate(f *testing.F) {
+	type numbers struct {
+		max, min, n, top, beams, speculate int
+		temperature, topP, penalty, bias   float64
+	}
+	add := func(prompt, stop, tool string, kind, flags uint8, token int32, v numbers) {
+		f.Add(prompt, stop, tool, kind, flags, token, v.max, v.min, v.n, v.top, v.beams, v.speculate, v.temperature, v.topP, v.penalty, v.bias)
+	}
+	add("One two", "o|e", "{}", 0, 0xff, 7, numbers{max: 5, min: 2, n: 2, top: 3, temperature: 1, topP: 0.9, penalty: 1.1, bias: 2})
+	add("x", "", "", 1, 0, -1, numbers{max: -1, n: 1 << 40, beams: 3, temperature: math.NaN(), penalty: math.Inf(1)})
+	add("<think>", "\x00", "[", 2, 0x0f, 8192, numbers{max: 9, beams: 4, speculate: 3})
+	m := toy{layers: 1, vocab: 8192, files: map[string]string{}}
+	for _, name := range []string{"tokenizer.json", "tokenizer_config.json", "generation_config.json"} {
+		text, err := os.ReadFile(filepath.Join(carried, name))
+		require.NoError(f, err)
+		m.files[name] = string(text)
+	}
+	r := m.open(f, runner.Options{MaxContext: 64})
+	f.Fuzz(func(t *testing.T, prompt, stop, tool string, kind, flags uint8, token int32, limit, least, n, top, beams, speculate int,
+		temperature, topP, penalty, bias float64) {
+		is := func(bit int) bool { return flags>>bit&1 == 1 }
+		q := runner.Request{
+			MaxTokens: limit, MinTokens: least, N: n, TopLogprobs: top, Logprobs: is(0), Echo: is(1), IgnoreEOS: is(2), ShowSpecial: is(3),
+			Beams: beams, Speculate: speculate, StopTokens: []int32{token}, EarlyStopping: is(4),
+			Sampling: &sample.Params{Temperature: temperature, TopP: topP, TopK: top, RepetitionPenalty: penalty,
+				FrequencyPenalty: bias, NoRepeatNgram: least, LogitBias: map[int32]float64{token: bias}},
+		}
+		if stop != "" {
+			q.StopStrings = strings.Split(stop, "|")
+		}
+		switch kind % 3 {
+		case 0:
+			q.Prompt = prompt
+		case 1:
+			q.Messages = []chat.Message{{Role: "user", Content: prompt}}
+			if is(5) {
+				q.Think = new(is(6))
+			}
+			if tool != "" {
+				q.Tools = []json.RawMessage{json.RawMessage(tool)}
+			}
+		case 2:
+			for _, b := range []byte(prompt) {
+				q.Tokens = append(q.Tokens, int32(b)*token)
+			}
+		}
+		ended := map[int]bool{}
+		for ev, err := range r.Generate(t.Context(), q) {
+			require.False(t, ended[ev.Answer], "an event behind the last")
+			ended[ev.Answer] = ev.Result != nil
+			if err != nil {
+				require.NotNil(t, ev.Result)
+				require.NotContains(t, err.Error(), "\n")
+			}
+			require.True(t, utf8.ValidString(ev.Text+ev.Reasoning))
+		}
+		for _, is := range ended {
+			require.True(t, is)
+		}
+		require.NotEmpty(t, ended)
+	})
 }

@@ -32,7 +32,11 @@ func (r *Runner) Generate(ctx context.Context, q Request) iter.Seq2[Event, error
 			defer g.close()
 			err = g.open(ctx)
 		}
-		if err == nil {
+		switch {
+		case err == nil && q.Beams > 1:
+			g.beams(ctx, yield)
+			return
+		case err == nil:
 			g.answers(ctx, yield)
 			return
 		}
@@ -477,11 +481,7 @@ func (a *answer) restrict(logits []float32) error {
 		return constrain(a.limits, a.mask, logits, a.g.end, long)
 	}
 	if !long || a.limits != nil { // which is to come yet
-		for _, id := range a.g.end {
-			if uint(id) < uint(len(logits)) {
-				logits[id] = float32(math.Inf(-1))
-			}
-		}
+		forbid(logits, a.g.end)
 	}
 	return nil
 }

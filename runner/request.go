@@ -45,6 +45,14 @@ type Request struct {
 	// the same answer. Tokens for which the tokenizer has no text are never chosen if their ids lie
 	// behind its last one: they only pad the model's tables.
 	Sampling *sample.Params
+	// Beams, above 1, asks for a beam search with so many beams, of which the best N are the answers; they
+	// come when all are found. LengthPenalty is the power of an answer's length that its score is divided by, nil
+	// for 1; EarlyStopping ends the search when there are as many answers as beams. All three are
+	// transformers'. There is no sampling, and nothing of StopStrings, Constraint, Logprobs, Speculate and Shift.
+	// Each beam has a KV cache. At most 32.
+	Beams         int
+	LengthPenalty *float64
+	EarlyStopping bool
 	// StopTokens end the answer, beside the model's own end tokens. They are not part of it. At most 1,024.
 	StopTokens []int32
 	// StopStrings end the answer where its text contains one of them, reasoning and markup of tool calls
@@ -81,6 +89,8 @@ type Request struct {
 // Bounds of a request. They are far above what is of use, and keep the work for each token small.
 const (
 	maxAnswers     = 128
+	maxBeams       = 32
+	maxLength      = 10 // of LengthPenalty
 	maxStopTokens  = 1024
 	maxStops       = 128
 	maxStopBytes   = 16 << 10
@@ -137,6 +147,7 @@ type Result struct {
 	DraftedTokens   int           // that Request.Speculate had guessed and run
 	AcceptedTokens  int           // of them, those that were right: one run less each
 	Shifts          int           // how often tokens went to make room; see Request.Shift
+	Score           float64       // with Beams: the sum of log-probabilities over the length, as LengthPenalty has it
 	TTFT            time.Duration // time to first token: from the call on
 	Total           time.Duration
 	// PromptPerSecond is the speed of prefill in tokens per second, cached ones included, TokensPerSecond that of decoding:
@@ -209,12 +220,35 @@ func (q *Request) validate(vocab int) error {
 			f.add("%v", err)
 		}
 	}
+	q.beamFaults(&f)
 	q.stopFaults(&f, vocab)
 	q.toolFaults(&f)
 	if len(f) > 0 {
 		return fmt.Errorf("runner: %w: %s", ErrRequest, strings.Join(f, "; "))
 	}
 	return nil
+}
+
+func (q *Request) beamFaults(f *faults) {
+	f.within("Beams", q.Beams, 0, maxBeams)
+	if p := q.LengthPenalty; p != nil && !(math.Abs(*p) <= maxLength) { // NaN too
+		f.add("LengthPenalty is %v, not from %d to %d", *p, -maxLength, maxLength)
+	}
+	if q.Beams <= 1 {
+		if q.LengthPenalty != nil || q.EarlyStopping {
+			f.add("LengthPenalty and EarlyStopping are for Beams")
+		}
+		return
+	}
+	if q.N > q.Beams {
+		f.add("N is %d, above Beams, which is %d", q.N, q.Beams)
+	}
+	if q.Sampling != nil && q.Sampling.Temperature != 0 {
+		f.add("Beams with a Temperature of %v: want 0", q.Sampling.Temperature)
+	}
+	if len(q.StopStrings) > 0 || q.Constraint != nil || q.Logprobs || q.Speculate > 0 || q.Shift {
+		f.add("StopStrings, Constraint, Logprobs, Speculate and Shift are not for Beams")
+	}
 }
 
 func (q *Request) stopFaults(f *faults, vocab int) {

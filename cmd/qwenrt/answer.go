@@ -121,6 +121,7 @@ type completion struct {
 	Reasoning        string          `json:"reasoning,omitempty"`
 	ToolCalls        []chat.ToolCall `json:"tool_calls,omitempty"`
 	FinishReason     string          `json:"finish_reason,omitempty"` // stop, tool_calls, length or cancelled
+	Score            float64         `json:"score,omitempty"`         // with --beams
 	PromptTokens     int             `json:"prompt_tokens"`
 	CachedTokens     int             `json:"cached_tokens,omitempty"` // of them, those that did not have to be run
 	CompletionTokens int             `json:"completion_tokens"`
@@ -151,6 +152,7 @@ func completionOf(r *runner.Runner, a runner.Answer, index int) completion {
 		Reasoning:        a.Reasoning,
 		ToolCalls:        a.ToolCalls,
 		FinishReason:     string(a.Result.Reason),
+		Score:            a.Result.Score,
 		PromptTokens:     a.Result.PromptTokens,
 		CachedTokens:     a.Result.CachedTokens,
 		CompletionTokens: a.Result.GeneratedTokens,

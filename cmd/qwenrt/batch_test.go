@@ -133,3 +133,24 @@ func TestBatchFiles(t *testing.T) {
 		})
 	}
 }
+
+// FuzzJobs holds that what is read of a file of requests has an id that can be found again in results.
+func FuzzJobs(f *testing.F) {
+	f.Add([]byte(`{"id": "a", "prompt": "x"}` + "\n\n" + `{"messages": [{"role": "user", "content": "x"}], "seed": 3}`))
+	f.Add([]byte(`{"id": {}}`))
+	f.Add([]byte(`{"id": 1e3, "max_tokens": -1}{`))
+	f.Fuzz(func(t *testing.T, data []byte) {
+		_ = eachJob(bytes.NewReader(data), func(j job) error {
+			require.NotEmpty(t, j.ID)
+			path := filepath.Join(t.TempDir(), "out")
+			out, err := openResults(path)
+			require.NoError(t, err)
+			require.NoError(t, out.append(completion{ID: j.ID}))
+			require.NoError(t, out.file.Close())
+			out, err = openResults(path)
+			require.NoError(t, err)
+			require.True(t, out.has(j.ID), "%s", j.ID)
+			return out.file.Close()
+		})
+	})
+}

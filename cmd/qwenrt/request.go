@@ -39,6 +39,9 @@ func answerFlags() []cli.Flag {
 		&cli.IntFlag{Name: "max-tokens", Usage: "length of the answer", DefaultText: "what is left of the context"},
 		&cli.IntFlag{Name: "min-tokens", Usage: "tokens before which the answer may not end"},
 		&cli.IntFlag{Name: "n", Usage: "number of answers", Value: 1},
+		&cli.IntFlag{Name: "beams", Usage: "search for the best answers with `N` beams; there is no sampling then"},
+		&cli.Float64Flag{Name: "length-penalty", Usage: "with --beams, the power of its length that an answer's score is divided by", Value: 1},
+		boolFlag("early-stopping", "with --beams, end when there are as many answers as beams"),
 		textsFlag("stop", "`TEXT` that ends the answer and is no part of it"),
 		textsFlag("stop-token", "`ID` of a token that does"),
 		boolFlag("ignore-eos", "go on behind the model's end tokens"),
@@ -83,6 +86,9 @@ func overSampling(c *cli.Context, s sample.Params) sample.Params {
 			*v = c.Int(name)
 		}
 	}
+	if c.Int("beams") > 1 && !c.IsSet("temperature") {
+		s.Temperature = 0
+	}
 	s.LogitBias, _ = biases(textsOf(c, "logit-bias"))
 	s.Seed = rand.Uint64()
 	if c.IsSet("seed") {
@@ -120,10 +126,13 @@ func (p *program) request(c *cli.Context) (runner.Request, error) {
 		MaxTokens: c.Int("max-tokens"), MinTokens: c.Int("min-tokens"), N: c.Int("n"),
 		IgnoreEOS: c.Bool("ignore-eos"), Echo: c.Bool("echo"), ShowSpecial: c.Bool("show-special"),
 		StopStrings: textsOf(c, "stop"), Logprobs: c.IsSet("logprobs"), TopLogprobs: c.Int("logprobs"),
-		Speculate: speculation(c),
+		Speculate: speculation(c), Beams: c.Int("beams"), EarlyStopping: c.Bool("early-stopping"),
 	}
 	if err := requestFaults(c); err != nil {
 		return q, err
+	}
+	if c.IsSet("length-penalty") {
+		q.LengthPenalty = new(c.Float64("length-penalty"))
 	}
 	for _, s := range textsOf(c, "stop-token") {
 		id, err := tokenID(s)
@@ -159,7 +168,7 @@ func requestFaults(c *cli.Context) error {
 	if c.IsSet("logprobs") && !c.Bool("json") && !c.IsSet("batch") {
 		return commandUsage(c, "--logprobs is for --json and --batch")
 	}
-	for _, name := range []string{"max-tokens", "threads", "n", "slots"} {
+	for _, name := range []string{"max-tokens", "threads", "n", "slots", "beams"} {
 		if n := c.Int(name); n < 0 || c.IsSet(name) && n == 0 {
 			return commandUsage(c, "--%s is %d: want 1 or more", name, n)
 		}

@@ -184,6 +184,10 @@ func TestRunOptions(t *testing.T) {
 	echoed := ask("--temperature", "0", "--echo")[0]
 	require.True(t, strings.HasPrefix(echoed.Text, "user\n"+question), echoed.Text)
 
+	beams := ask("--beams", "3", "--n", "2")
+	require.Less(t, beams[1].Score, beams[0].Score)
+	require.NotEqual(t, beams[0].Text, beams[1].Text)
+
 	bad := run("--stop-token", "100000", "--logit-bias", "100000=1", "--min-tokens", "20")
 	require.Equal(t, exitError, bad.code)
 	requireLine(t, bad.stderr, "MinTokens is 20, above MaxTokens, which is 12; ")
