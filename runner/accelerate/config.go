@@ -159,6 +159,9 @@ type Config struct {
 	Spin *bool `yaml:"spin"`
 	// Arena keeps memory of activations between runs. Default (nil): it does.
 	Arena *bool `yaml:"arena"`
+	// HugePages has packed weights lie on pages of 2 MB: decoding is faster, starting may be slower; see
+	// ort.SessionConfig. Default (nil): they do, unless PrepackWeights maps them from disk.
+	HugePages *bool `yaml:"huge_pages"`
 	// Compile says what is done ahead of the first run. Default: DefaultCompile.
 	Compile Compile `yaml:"compile"`
 	// PrepackWeights keeps weights on disk in the form that kernels want, and maps them from there.

@@ -222,6 +222,24 @@ func TestMadeFolder(t *testing.T) {
 	}
 }
 
+func TestHugePages(t *testing.T) {
+	ownCache(t)
+	for _, c := range []struct {
+		why  string
+		conf accelerate.Config
+		want bool
+	}{
+		{"the default", accelerate.Config{}, true},
+		{"off", accelerate.Config{HugePages: new(false)}, false},
+		{"weights are mapped from disk", accelerate.Config{PrepackWeights: true}, false},
+		{"and yet", accelerate.Config{PrepackWeights: true, HugePages: new(true)}, true},
+	} {
+		p, err := accelerate.Prepare(t.Context(), quick, c.conf, accelerate.Events{})
+		require.NoError(t, err, c.why)
+		require.Equal(t, c.want, runner.SessionConfig(p.Options).HugePages, c.why)
+	}
+}
+
 func TestDevices(t *testing.T) {
 	ownCache(t)
 	require.NoError(t, ort.Init(ort.Environment{}))
@@ -233,6 +251,21 @@ func TestDevices(t *testing.T) {
 	_, err = accelerate.Open(t.Context(), quick, accelerate.Config{Device: "Mine", ProviderLibrary: filepath.Join(t.TempDir(), "absent.so")}, accelerate.Events{})
 	require.ErrorIs(t, err, ort.ErrProvider)
 	require.ErrorContains(t, err, "absent.so")
+}
+
+// TestCUDA runs where there is an NVIDIA device and a library that has its provider: logits in float16 are those of the
+// CPU in float32, and attention is fused.
+func TestCUDA(t *testing.T) {
+	ownCache(t)
+	require.NoError(t, ort.Init(ort.Environment{}))
+	if err := ort.Probe(ort.Provider{Name: "cuda"}); err != nil {
+		t.Skip(err)
+	}
+	want := logits(t, open(t, quick, accelerate.Config{Precision: accelerate.None, Device: accelerate.CPU}), 1, 2, 3)
+	m := open(t, quick, accelerate.Config{Precision: accelerate.None, Device: accelerate.CUDA, Strict: true})
+	require.Equal(t, "cuda", outcome(t, m, "device").Applied)
+	require.Positive(t, countOperators(t, m)["com.microsoft.GroupQueryAttention"])
+	require.InDeltaSlice(t, want, logits(t, m, 1, 2, 3), 0.05)
 }
 
 func TestAutotuneProfile(t *testing.T) {

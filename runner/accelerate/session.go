@@ -176,6 +176,11 @@ func (c Config) options(d Device) runner.Options {
 			o.Spin = ort.SpinOn
 		}
 	}
+	if c.HugePages != nil {
+		o.SmallPages = !*c.HugePages
+	} else {
+		o.SmallPages = c.PrepackWeights // what is packed at the start is only compared with the mapped weights, and let go
+	}
 	switch compile := cmp.Or(c.Compile, DefaultCompile); {
 	case compile == CompileOff:
 		o.Optimization = ort.OptimizeNone
