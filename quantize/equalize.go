@@ -38,7 +38,7 @@ func Equalize(ctx context.Context, m *ir.Model, o SmoothOptions) ([]Smoothing, e
 		if err != nil {
 			return nil, err
 		}
-		if sizes == nil {
+		if !uneven(sizes) {
 			continue
 		}
 		if err := s.search(g, guess(sizes)); err != nil {
@@ -55,6 +55,13 @@ func Equalize(ctx context.Context, m *ir.Model, o SmoothOptions) ([]Smoothing, e
 	}
 	_, err = s.Fold()
 	return changed, err
+}
+
+// uneven reports whether some channels are far larger than most: others have nothing to gain, and need not be searched.
+func uneven(sizes []float64) bool {
+	const outlier = 4
+	sorted := slices.Sorted(slices.Values(sizes))
+	return len(sizes) > 0 && sorted[len(sizes)-1] > outlier*sorted[len(sizes)/2]
 }
 
 // peak is how far activations go beyond their root mean square, as those of trained models do within some
@@ -136,21 +143,29 @@ func (s *Smoother) productSizes(v *ir.Value, k int) ([]float64, error) {
 			}
 		}
 	}
-	rows := make([]float32, int64(k)*w.k())
-	if err := w.rows.ReadFloat32(rows, int64(first)*w.k()); err != nil {
-		return nil, fmt.Errorf("quantize: read %s: %w", w.name, err)
-	}
 	sizes := make([]float64, k)
-	for i := range sizes {
-		row := rows[i*len(inputs):][:len(inputs)]
-		sum := float32(0)
-		for j, x := range row {
-			x *= inputs[j]
-			sum += x * x
+	const piece = 64 // rows
+	faults := make([]error, k)
+	parallel(k, piece, func(lo, hi int) {
+		rows := make([]float32, (hi-lo)*len(inputs))
+		if err := w.rows.ReadFloat32(rows, int64(first+lo)*w.k()); err != nil {
+			faults[lo] = fmt.Errorf("quantize: read %s: %w", w.name, err)
+			return
 		}
-		if sizes[i] = math.Sqrt(float64(sum)); sum-sum != 0 {
-			return nil, notFiniteRow(w.name, row, int64(first+i))
+		for i := lo; i < hi; i++ {
+			row := rows[(i-lo)*len(inputs):][:len(inputs)]
+			sum := float32(0)
+			for j, x := range row {
+				x *= inputs[j]
+				sum += x * x
+			}
+			if sizes[i] = math.Sqrt(float64(sum)); sum-sum != 0 {
+				faults[i] = notFiniteRow(w.name, row, int64(first+i))
+			}
 		}
+	})
+	if i := slices.IndexFunc(faults, func(err error) bool { return err != nil }); i >= 0 {
+		return nil, faults[i]
 	}
 	return sizes, nil
 }

@@ -249,7 +249,7 @@ func TestSmoothing(t *testing.T) {
 		{"four bits", quantize.SmoothOptions{Options: quantize.Options{BlockSize: 32}}, 2, 1.5},
 	} {
 		m, s, all := smoothed(t, true, c.o)
-		require.Less(t, relative(want, runLayer(t, m)["y"]), 1e-4, "%s: the function stays", c.why)
+		require.Less(t, relative(want, runLayer(t, m)["y"]), 1e-5, "%s: the function stays", c.why)
 		require.Len(t, all, 4, c.why)
 		for i, into := range []string{"norm", "values", "norm", "product"} {
 			require.Equal(t, into, all[i].Into, "%s: %s", c.why, all[i].Input)
@@ -380,7 +380,7 @@ func TestSmoothingSilentChannels(t *testing.T) {
 	}
 	_, err = s.Fold()
 	require.NoError(t, err)
-	require.Less(t, relative(want, runLayer(t, m)["y"]), 1e-4)
+	require.Less(t, relative(want, runLayer(t, m)["y"]), 1e-5)
 	for name, a := range s.Activations() {
 		require.Equal(t, quantize.Activation{Scale: 1}, a, name)
 	}
@@ -403,7 +403,7 @@ func TestEqualize(t *testing.T) {
 	changed, err = quantize.Equalize(context.Background(), m, o)
 	require.NoError(t, err)
 	require.Len(t, changed, 4)
-	require.Less(t, relative(want, runLayer(t, m)["y"]), 1e-4)
+	require.Less(t, relative(want, runLayer(t, m)["y"]), 1e-5)
 	apply(t, m, o.Options)
 	plain := layer(true)
 	apply(t, plain, o.Options)
