@@ -1,7 +1,5 @@
 package grammar
 
-import "math"
-
 // A token is allowed where its bytes lead to something. The trie of the vocabulary is walked with the
 // derivatives of the state as far as there are some, so that tokens that begin alike are tried once.
 //
@@ -114,9 +112,9 @@ func (r *reader) within(s id, exits bool) *inside {
 	}
 	in := &r.other
 	in.exits = in.exits[:0]
-	each, room, repeats := r.repetition(s, exits)
-	if l := r.letters[each]; repeats && l != nil && (int(room) >= l.most || !r.meet(s, each)) {
-		copy(in.mask, l.upTo(r.vocab, int(room)))
+	each, room := r.repetition(s, exits)
+	if l := r.letters[each]; l != nil && room > 0 {
+		copy(in.mask, l.upTo(r.vocab, room))
 		r.search(in, s, l.pure)
 		return in
 	}
@@ -124,7 +122,7 @@ func (r *reader) within(s id, exits bool) *inside {
 	if r.search(in, s, nil) < r.least || r.full {
 		return in
 	}
-	if repeats && r.letters[each] == nil { // for the next time
+	if room > 0 && r.letters[each] == nil { // for the next time
 		r.letters[each] = r.vocab.lettersOf(r.arena, each)
 	}
 	size := 4 * (len(in.mask) + len(in.exits))
@@ -189,28 +187,25 @@ func (r *reader) enter(depth uint16, s id) {
 }
 
 // repetition takes apart a state that begins with a repetition: what is repeated, and how often it may
-// still be. It says no where exits are wanted and the lexeme may be over within the repetition.
-func (r *reader) repetition(s id, exits bool) (each id, room int32, ok bool) {
+// still be. room is 0 where the letters of what is repeated do not tell which tokens may follow: where exits are
+// wanted and the lexeme may be over at once, and where what is behind the repetition begins alike, so that a token
+// may go beyond the last letter and still be letters only.
+func (r *reader) repetition(s id, exits bool) (each id, room int) {
 	head, tail := r.split(s)
 	t := r.at(head)
 	if t.kind != kindRepeat || exits && r.at(tail).nullable {
-		return nothing, 0, false
+		return nothing, 0
 	}
-	if room = t.max; room == unbounded {
-		room = math.MaxInt32
+	each, room = t.a, int(t.max)
+	if t.max == unbounded || room > r.vocab.depth { // then no token is too long
+		return each, r.vocab.depth
 	}
-	return t.a, room, true
-}
-
-// meet reports whether what follows the repetition in the state s may begin as what is repeated does.
-func (r *reader) meet(s, each id) bool {
-	_, tail := r.split(s)
 	both := r.cutsOf(tail)
 	both.join(r.cutsOf(each))
 	for _, b := range both.bytes() {
 		if r.step(tail, b) != nothing && r.step(each, b) != nothing {
-			return true
+			return nothing, 0
 		}
 	}
-	return false
+	return each, room
 }
