@@ -108,15 +108,14 @@ func (a *arena) steps(list []id, b byte) []id {
 
 // unfold gives what a call stands for.
 func (a *arena) unfold(n id) id {
-	t := a.at(n)
-	if t.whole == 0 {
+	if t := a.at(n); t.whole == nothing {
 		whole := a.rules.unfold(a, int(t.a), t.text)
 		if a.full {
 			return nothing
 		}
-		a.at(n).whole = callback(whole)
+		a.at(n).whole = whole
 	}
-	return id(a.at(n).whole)
+	return a.at(n).whole
 }
 
 // cuts are the bytes, as bits, at which a term begins to treat bytes otherwise than the byte before.

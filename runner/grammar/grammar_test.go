@@ -189,6 +189,27 @@ func TestFullArena(t *testing.T) {
 	require.ErrorIs(t, err, ErrLimit)
 }
 
+// TestStepBeyondLimit holds that a matcher survives what does not fit.
+func TestStepBeyondLimit(t *testing.T) {
+	v := newTestVocabulary(t, testWords...)
+	g, err := JSON(Options{})
+	require.NoError(t, err)
+	m := g.NewMatcher(v)
+	require.NoError(t, m.Accept('['))
+	mask := make([]uint32, words(v.Size()))
+	room := g.base.limit
+	m.r.limit, g.base.limit = 0, 0
+	_, err = m.Mask(mask)
+	require.ErrorIs(t, err, ErrLimit)
+	require.ErrorIs(t, m.Accept('1'), ErrLimit)
+	g.base.limit = room
+	_, err = m.Mask(mask)
+	require.NoError(t, err)
+	require.Equal(t, slowMask(m), mask)
+	require.NoError(t, m.Accept(']'))
+	require.True(t, m.Done())
+}
+
 func TestMatcher(t *testing.T) {
 	v := newTestVocabulary(t, testWords...)
 	g, err := Regexp("(the )*end", Options{})

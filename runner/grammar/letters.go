@@ -40,7 +40,9 @@ func (v *Vocabulary) lettersOf(a *arena, each id) *letters {
 		if len(v.letters) == maxLetters {
 			clear(v.letters)
 		}
-		l = v.newLetters(a, each)
+		if l = v.newLetters(a, each); a.full {
+			return nil
+		}
 		v.letters[spelling] = l
 	}
 	return l

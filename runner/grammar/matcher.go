@@ -109,12 +109,12 @@ func (g *Grammar) reader(v *Vocabulary) *shared {
 	return r
 }
 
-// forget takes a reader that is full from the grammar, for one with room.
-func (g *Grammar) replace(v *Vocabulary, full, with *shared) {
+// replace takes a reader that is full from the grammar, for one with room.
+func (g *Grammar) replace(full, with *shared) {
 	g.mu.Lock()
 	defer g.mu.Unlock()
-	if g.readers[v] == full {
-		g.readers[v] = with
+	if g.readers[full.vocab] == full {
+		g.readers[full.vocab] = with
 	}
 }
 
@@ -152,23 +152,37 @@ func (m *Matcher) Clone() *Matcher {
 	return &c
 }
 
-// do runs f, and once more with a fresh arena if the one in use is full.
+// do runs f, and once more with a fresh arena if the one in use is full. Where that is too small as well, the matcher
+// is as before.
 func (m *Matcher) do(f func(*reader) error) error {
-	for range 2 {
-		m.r.Lock()
-		err := f(m.r.reader)
-		full := m.r.full
-		if !full {
-			m.r.Unlock()
-			return err
-		}
-		old := m.r
-		m.r = &shared{reader: newReader(m.g.base.fresh(), old.vocab)}
-		m.state = m.r.adopt(old.arena, m.state, map[id]id{})
-		old.Unlock()
-		m.g.replace(old.vocab, old, m.r)
+	if fits, err := m.try(f); fits {
+		return err
 	}
+	before := *m
+	m.renew()
+	if fits, err := m.try(f); fits {
+		m.g.replace(before.r, m.r)
+		return err
+	}
+	*m = before
 	return fmt.Errorf("%w: a step needs more than %d MiB", ErrLimit, m.g.base.limit>>20)
+}
+
+// try runs f, and reports whether there was room for what it does.
+func (m *Matcher) try(f func(*reader) error) (fits bool, err error) {
+	m.r.Lock()
+	defer m.r.Unlock()
+	err = f(m.r.reader)
+	return !m.r.full, err
+}
+
+// renew carries the state over to an arena with room.
+func (m *Matcher) renew() {
+	old := m.r
+	old.Lock()
+	defer old.Unlock()
+	m.r = &shared{reader: newReader(m.g.base.fresh(), old.vocab)}
+	m.state = m.r.adopt(old.arena, m.state, map[id]id{})
 }
 
 // adopt gives the term of another arena that was made of the same grammar.

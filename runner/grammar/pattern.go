@@ -101,7 +101,7 @@ func (a *arena) outer(re *syntax.Regexp, d dialect) (id, error) {
 	for len(parts) > 0 && parts[len(parts)-1].Op == syntax.OpEndText {
 		parts, after = parts[:len(parts)-1], false
 	}
-	if len(parts) == 1 && (before || after) == false && parts[0].Op == syntax.OpCapture {
+	if len(parts) == 1 && !before && !after && parts[0].Op == syntax.OpCapture {
 		whole := d
 		whole.all = true
 		return a.outer(parts[0], whole) // ^(^a$|b)$
@@ -110,15 +110,15 @@ func (a *arena) outer(re *syntax.Regexp, d dialect) (id, error) {
 	if err != nil {
 		return nothing, err
 	}
-	any := a.repeat(a.characters(d.in, anyCharacter), 0, unbounded)
+	anything := a.repeat(a.characters(d.in, anyCharacter), 0, unbounded)
 	if a.at(body).nullable && before && after {
-		return any, nil
+		return anything, nil
 	}
 	if before {
-		body = a.cat(any, body)
+		body = a.cat(anything, body)
 	}
 	if after {
-		body = a.cat(body, any)
+		body = a.cat(body, anything)
 	}
 	return body, nil
 }
@@ -160,8 +160,8 @@ func (a *arena) expression(re *syntax.Regexp, d dialect) (id, error) {
 		if err != nil {
 			return nothing, err
 		}
-		min, max := repetition(re)
-		return a.repeat(x, min, max), nil
+		least, most := repetition(re)
+		return a.repeat(x, least, most), nil
 	case syntax.OpAlternate:
 		parts := make([]id, len(re.Sub))
 		for i, sub := range re.Sub {
@@ -177,7 +177,7 @@ func (a *arena) expression(re *syntax.Regexp, d dialect) (id, error) {
 	return nothing, fmt.Errorf("%s is not supported", re)
 }
 
-func repetition(re *syntax.Regexp) (min, max int32) {
+func repetition(re *syntax.Regexp) (least, most int32) {
 	switch re.Op {
 	case syntax.OpStar:
 		return 0, unbounded

@@ -17,10 +17,10 @@ type term struct {
 	bounded  bool // contains And or Not, so that emptiness is not seen at once
 	calls    bool // contains a call, so that it may not be intersected
 
-	life  life     // of bounded terms
-	cuts  *cuts    // of bytes, once it is asked for
-	moves *moves   // derivatives, once there are some
-	whole callback // what a call stands for, once it is asked for
+	life  life   // of bounded terms
+	cuts  *cuts  // of bytes, once it is asked for
+	moves *moves // derivatives, once there are some
+	whole id     // what a call stands for, once it is asked for: nothing before
 }
 
 type id int32
@@ -29,9 +29,6 @@ const (
 	nothing id = iota // the language without any text
 	empty             // the language of the empty text
 )
-
-// callback is the term that a call unfolds to, 0 before.
-type callback id
 
 type life uint8
 
