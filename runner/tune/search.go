@@ -334,16 +334,13 @@ func (h *hunt) run(ctx context.Context, d Dimension, t *Trial) (o *opened, err e
 		t.Reason = "loses too much"
 		return o, nil
 	}
-	r, err := h.compare(ctx, d, o)
+	r, speed, err := h.compare(ctx, d, o)
 	if err != nil {
 		return o, err
 	}
-	t.Ratio, t.Lo = r.Center, r.Lo
+	t.Decode, t.Ratio, t.Lo = speed, r.Center, r.Lo
 	if !math.IsInf(r.Hi, 0) { // too few runs for a bound
 		t.Hi = r.Hi
-	}
-	if t.Decode, err = h.decode(ctx, o); err != nil {
-		return o, err
 	}
 	switch {
 	case h.Goal == LowMemory && !d.prompt:
@@ -364,8 +361,9 @@ const (
 	slowest = 0.5   // of the speed is given for memory, at most
 )
 
-// compare runs both in turn, for no longer than it takes to tell them apart.
-func (h *hunt) compare(ctx context.Context, d Dimension, o *opened) (stats.Ratio, error) {
+// compare runs both in turn, for no longer than it takes to tell them apart. It gives the speed of o's decoding too, in
+// tokens/s, where that was a part of it.
+func (h *hunt) compare(ctx context.Context, d Dimension, o *opened) (r stats.Ratio, speed float64, err error) {
 	v := bench.Versus{Budget: h.Budget, Confidence: 0.95, Round: h.Budget / 100, Enough: func(_ bench.Test, r stats.Ratio) bool {
 		return r.N >= 8 && (r.Lo > 1+decided || r.Hi < 1 || r.Spread() < decided)
 	}}
@@ -374,28 +372,30 @@ func (h *hunt) compare(ctx context.Context, d Dimension, o *opened) (stats.Ratio
 	if d.prompt {
 		prompt.Prompt = max(n, min(2048, o.subject.Runner.Info().ContextLength-1)) // more than one chunk
 		c, err := v.Compare(ctx, h.runs.runs, o.runs, prompt)
-		return c.Ratio, err
+		return c.Ratio, 0, err
 	}
 	c, err := v.Compare(ctx, h.runs.runs, o.runs, decode)
-	if err != nil || h.Goal != Throughput || c.Ratio.Hi < slowest {
-		return c.Ratio, err
+	if err != nil {
+		return r, 0, err
+	}
+	_, speed = c.Speeds()
+	if h.Goal != Throughput || c.Ratio.Hi < slowest {
+		return c.Ratio, speed, nil
 	}
 	p, err := v.Compare(ctx, h.runs.runs, o.runs, prompt)
 	if err != nil {
-		return c.Ratio, err
+		return r, 0, err
 	}
-	return together(c, p, float64(n)), nil
+	return together(c, p, n), speed, nil
 }
 
 // together is the ratio of the times of a prompt of n tokens and an answer a quarter as long.
-func together(decode, prompt bench.Comparison, n float64) stats.Ratio {
+func together(decode, prompt bench.Comparison, n int) stats.Ratio {
 	a, b := decode.Speeds()
 	pa, pb := prompt.Speeds()
-	before := Speed{Prefill: pa, Decode: a}.throughput(int(n))
-	after := Speed{Prefill: pb, Decode: b}.throughput(int(n))
-	r := decode.Ratio
-	r.Center = after / before
-	r.Lo, r.Hi = r.Center*(1-max(decode.Ratio.Spread(), prompt.Ratio.Spread())), r.Center*(1+max(decode.Ratio.Spread(), prompt.Ratio.Spread()))
+	r, spread := decode.Ratio, max(decode.Ratio.Spread(), prompt.Ratio.Spread())
+	r.Center = Speed{Prefill: pb, Decode: b}.throughput(n) / Speed{Prefill: pa, Decode: a}.throughput(n)
+	r.Lo, r.Hi = r.Center*(1-spread), r.Center*(1+spread)
 	return r
 }
 
