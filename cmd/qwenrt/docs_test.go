@@ -156,3 +156,45 @@ func TestDocumentLinks(t *testing.T) {
 		}
 	}
 }
+
+// The commands of the page that people start with work in the order in which they stand there.
+func TestAccelerationCommands(t *testing.T) {
+	need(t)
+	ownHome(t)
+	page := documents(t)["docs/acceleration.md"]
+	from, err := filepath.Abs(checkpoint)
+	require.NoError(t, err)
+	t.Chdir(t.TempDir())
+	ran := 0
+	for line := range strings.Lines(page) {
+		command, ok := strings.CutPrefix(line, "    qwenrt ")
+		if !ok {
+			continue
+		}
+		command, _, _ = strings.Cut(command, " #")
+		command = optionalPart.ReplaceAllString(command, "")
+		command = strings.NewReplacer("HF_DIR", from, "MODEL", "fast").Replace(strings.TrimSpace(command))
+		if strings.HasPrefix(command, "tune ") { // a search in full takes minutes
+			command += " --dimension spin --budget 20ms --context 16"
+		}
+		r := qwenrt(t, shellWords(command)...)
+		require.Equal(t, exitOK, r.code, "%s: %s", command, r.stderr)
+		require.NotEmpty(t, r.stdout, command)
+		ran++
+	}
+	require.Greater(t, ran, 10)
+}
+
+var optionalPart = regexp.MustCompile(`\[[^\]]*\]`)
+
+// shellWords splits at spaces outside single quotes.
+func shellWords(line string) (words []string) {
+	for i, part := range strings.Split(line, "'") {
+		if i%2 == 1 {
+			words = append(words, part)
+		} else {
+			words = append(words, strings.Fields(part)...)
+		}
+	}
+	return words
+}
