@@ -93,23 +93,22 @@ func (b *batchRun) answer(jobs []job) error {
 	for i, j := range jobs {
 		requests[i] = b.request(j)
 	}
-	under := map[[2]int]*collected{}
+	under := map[int]*collected{} // by request
 	for ev, err := range b.r.GenerateBatch(b.c.Context, requests) {
-		key := [2]int{ev.Request, ev.Answer}
-		a := under[key]
+		a := under[ev.Request]
 		if a == nil {
 			a = &collected{}
-			under[key] = a
+			under[ev.Request] = a
 		}
 		a.add(ev)
 		if ev.Result == nil {
 			continue
 		}
-		delete(under, key)
+		delete(under, ev.Request)
 		if b.c.Context.Err() != nil {
 			return err
 		}
-		if err := b.finish(jobs[ev.Request], ev.Answer, a.answer(), err); err != nil {
+		if err := b.finish(jobs[ev.Request], a.answer(), err); err != nil {
 			return err
 		}
 	}
@@ -142,9 +141,9 @@ func (b *batchRun) request(j job) runner.Request {
 	return q
 }
 
-// finish writes a line. With several answers to a request, each is a line, and the last one ends it.
-func (b *batchRun) finish(j job, index int, a runner.Answer, err error) error {
-	line := completionOf(b.r, a, index)
+// finish writes a line.
+func (b *batchRun) finish(j job, a runner.Answer, err error) error {
+	line := completionOf(b.r, a, 0)
 	if b.c.Bool("hide-thinking") {
 		line.Reasoning = ""
 	}
