@@ -47,7 +47,9 @@ func (p *Plan) Apply(m *ir.Model) error {
 	m.Graph.Prune()
 	p.rest = floats(m.Graph)
 	for _, o := range operands { // scales are part of the quantised weights
-		p.rest.bytes -= cmp.Or(o.stored, o.scales).Const.ByteLen()
+		if v := cmp.Or(o.stored, o.scales); !scale(v) {
+			p.rest.bytes -= v.Const.ByteLen()
+		}
 	}
 	return nil
 }
