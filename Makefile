@@ -36,7 +36,7 @@ demo: build ## export, optimise and quantise the carried model, then answer a pr
 	bin/qwenrt run $(DEMO)/int4 -p '$(PROMPT)' --no-think --max-tokens 48 --temperature 0 --repetition-penalty 1.15
 
 .PHONY: test
-test: fmt vet lint unit race fuzz-short ## everything a change must pass
+test: fmt vet lint unit race fuzz-short gate ## everything a change must pass
 
 .PHONY: unit
 unit: ## go test on every package
@@ -69,6 +69,17 @@ bench-optimize: ## time and memory of the optimiser on the 0.6B and the 32B shap
 .PHONY: bench-overhead
 bench-overhead: bench-build ## time that the runner adds to ONNX Runtime's own
 	@$(ENV) && bin/qwenrt bench build/bench/int4 --overhead -t 1,2
+
+.PHONY: gate
+gate: build ## compare the carried model's costs and accuracy with .ci/baseline.json
+	@$(ENV) && bin/qwenrt build models/tiny/qwen3-tiny -o build/gate/int4 --force >/dev/null 2>&1 && \
+	bin/qwenrt build models/tiny/qwen3-tiny -o build/gate/fp32 --precision none --force >/dev/null 2>&1 && \
+	bin/qwenrt bench gate build/gate/int4 --baseline .ci/baseline.json -t 2 --metric nodes,kernels,traffic,bytes,allocs,ppl,kld,top1 \
+		--text models/testdata/reference/eval.txt --reference build/gate/fp32 --ctx 64 --chunks 16 $(GATE)
+
+.PHONY: gate-proof
+gate-proof: build ## prove that bench gate catches what it must, and nothing else
+	@$(ENV) && scripts/gateproof.sh
 
 .PHONY: fmt
 fmt: ## check that every file is as gofmt writes it

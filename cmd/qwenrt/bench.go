@@ -1,12 +1,15 @@
 package main
 
 import (
+	"cmp"
 	"encoding/json"
 	"errors"
 	"fmt"
+	"io"
 	"slices"
 	"strconv"
 	"strings"
+	"time"
 
 	"github.com/urfave/cli/v2"
 
@@ -32,7 +35,9 @@ func (p *program) benchCommand() *cli.Command {
 			&cli.IntSliceFlag{Name: "batch-size", Aliases: []string{"b"}, Usage: "tokens of prefill that are run at once", Value: cli.NewIntSlice(runner.DefaultPrefillChunk)},
 			&cli.BoolFlag{Name: "no-warmup", Usage: "time the first run too"},
 			&cli.Uint64Flag{Name: "seed", Usage: "of the random tokens"},
-			&cli.StringFlag{Name: "output", Aliases: []string{"o"}, Usage: "form of the output: md, json, jsonl or csv", Value: string(bench.Markdown)},
+			&cli.StringFlag{Name: "output", Aliases: []string{"o"}, Usage: "form of the output: md, json, jsonl, csv or gobench", Value: string(bench.Markdown)},
+			&cli.StringFlag{Name: "output-err", Aliases: []string{"oe"}, Usage: "form of a second output, to standard error (default: none)"},
+			&cli.StringFlag{Name: "profile", Usage: "show instead where the time goes, by operator and layer, and write a trace for ui.perfetto.dev to `FILE`"},
 			&cli.BoolFlag{Name: "overhead", Usage: "measure instead what qwenrt adds to ONNX Runtime's time in a decode step, at the first -n, -d"},
 		}, runFlags(), hubFlags()),
 		Action: p.bench,
@@ -62,6 +67,9 @@ func (p *program) bench(c *cli.Context) error {
 	if c.Bool("overhead") {
 		return p.benchOverhead(c, prepared)
 	}
+	if c.IsSet("profile") {
+		return p.benchProfile(c, prepared, config)
+	}
 	return p.benchSpeed(c, prepared, config)
 }
 
@@ -85,7 +93,13 @@ func benchConfig(c *cli.Context) (bench.Config, error) {
 	format := bench.Format(c.String("output"))
 	switch {
 	case !format.Valid():
-		return config, commandUsage(c, "output %q: want md, json, jsonl or csv", format)
+		return config, commandUsage(c, "output %q: want md, json, jsonl, csv or gobench", format)
+	case c.IsSet("output-err") && !bench.Format(c.String("output-err")).Valid():
+		return config, commandUsage(c, "output-err %q: want md, json, jsonl, csv or gobench", c.String("output-err"))
+	case c.Bool("overhead") && c.IsSet("profile"):
+		return config, commandUsage(c, "--overhead or --profile, not both")
+	case c.IsSet("profile") && (c.String("profile") == "" || format != bench.Markdown && format != bench.JSON):
+		return config, commandUsage(c, "--profile wants a file, and is written as md or json")
 	case c.Bool("overhead") && format != bench.Markdown && format != bench.JSON:
 		return config, commandUsage(c, "--overhead is written as md or json, not as %s", format)
 	case c.Bool("overhead") && config.Gen[0] < 1:
@@ -114,12 +128,24 @@ func (p *program) benchSpeed(c *cli.Context, m *accelerate.Prepared, config benc
 	if err != nil {
 		return err
 	}
-	defer func() { err = errors.Join(err, w.Close()) }() // what was measured before an error stays readable
+	writers := []*bench.Writer{w}
+	if c.IsSet("output-err") {
+		second, err := bench.NewWriter(p.stderr, bench.Format(c.String("output-err")))
+		if err != nil {
+			return err
+		}
+		writers = append(writers, second)
+	}
+	defer func() { // what was measured before an error stays readable
+		for _, w := range writers {
+			err = errors.Join(err, w.Close())
+		}
+	}()
 	for _, threads := range threadCounts(c) {
 		for _, batch := range c.IntSlice("batch-size") {
 			o := m.Options
 			o.Threads, o.PrefillChunk = threads, batch
-			if err := p.benchSession(c, m.File, o, config, w); err != nil {
+			if err := p.benchSession(c, m.File, o, config, writers); err != nil {
 				return err
 			}
 		}
@@ -127,7 +153,7 @@ func (p *program) benchSpeed(c *cli.Context, m *accelerate.Prepared, config benc
 	return nil
 }
 
-func (p *program) benchSession(c *cli.Context, path string, o runner.Options, config bench.Config, w *bench.Writer) error {
+func (p *program) benchSession(c *cli.Context, path string, o runner.Options, config bench.Config, writers []*bench.Writer) error {
 	progress := newProgress(p.stderr)
 	defer progress.done()
 	show := func(format string, args ...any) {
@@ -152,11 +178,50 @@ func (p *program) benchSession(c *cli.Context, path string, o runner.Options, co
 		},
 		Record: func(r bench.Record) {
 			progress.done()
-			writing = errors.Join(writing, w.Write(r))
+			for _, w := range writers {
+				writing = errors.Join(writing, w.Write(r))
+			}
 		},
 	})
 	return errors.Join(err, writing)
 }
+
+func (p *program) benchProfile(c *cli.Context, m *accelerate.Prepared, config bench.Config) error {
+	o := m.Options
+	o.Threads, o.PrefillChunk = threadCounts(c)[0], c.IntSlice("batch-size")[0]
+	var profiles []bench.Profile
+	err := newFile(c.String("profile"), func(w io.Writer) (err error) {
+		profiles, err = bench.MeasureProfile(c.Context, m.File, o, config, w)
+		return err
+	})
+	if err != nil {
+		return err
+	}
+	if bench.Format(c.String("output")) == bench.JSON {
+		return p.writeJSON(profiles)
+	}
+	var b strings.Builder
+	for _, r := range profiles {
+		fmt.Fprintf(&b, "%v: %d runs of %d operators, %s\n\n", r.Test, r.Runs, r.Kernels, millisecondsText(r.Time))
+		shares(&b, "operator", r.Types, r.Time)
+		shares(&b, "layer", r.Layers, r.Time)
+	}
+	_, err = fmt.Fprint(p.stdout, b.String())
+	return err
+}
+
+// shares writes a table of the parts of a time.
+func shares(b *strings.Builder, what string, parts []bench.Share, total time.Duration) {
+	fmt.Fprintf(b, "| %s | calls | time | share | GB/s |\n|---|---:|---:|---:|---:|\n", what)
+	for _, s := range parts {
+		name := cmp.Or(s.Name, "outside of layers")
+		seconds := max(s.Time.Seconds(), 1e-9)
+		fmt.Fprintf(b, "| %s | %d | %s | %.1f %% | %.1f |\n", name, s.Calls, millisecondsText(s.Time), 100*float64(s.Time)/float64(max(total, 1)), float64(s.Bytes)/1e9/seconds)
+	}
+	b.WriteByte('\n')
+}
+
+func millisecondsText(d time.Duration) string { return fmt.Sprintf("%.2f ms", d.Seconds()*1e3) }
 
 func (p *program) benchOverhead(c *cli.Context, m *accelerate.Prepared) error {
 	test := bench.Test{Gen: c.IntSlice("n-gen")[0], Depth: c.IntSlice("n-depth")[0]}

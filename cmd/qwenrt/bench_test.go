@@ -2,6 +2,8 @@ package main
 
 import (
 	"encoding/json"
+	"os"
+	"path/filepath"
 	"strings"
 	"testing"
 
@@ -37,15 +39,41 @@ func TestBench(t *testing.T) {
 	require.Equal(t, []string{"pp16", "pp8", "tg4", "pp8+tg2", "pp16 @ d5", "pp8 @ d5", "tg4 @ d5", "pp8+tg2 @ d5"}, names[:8])
 
 	for format, want := range map[string]string{
-		"md":    "| qwen3 9.97M int4 b",
-		"jsonl": `{"build_commit":`,
-		"csv":   "build_commit,",
+		"md":      "| qwen3 9.97M int4 b",
+		"jsonl":   `{"build_commit":`,
+		"csv":     "build_commit,",
+		"gobench": "tokens/s",
 	} {
 		r := qwenrt(t, "bench", tiny.Name, "-p", "4", "-n", "0", "-r", "1", "-o", format, "-b", "2")
 		require.Equal(t, exitOK, r.code, r.stderr)
 		require.Contains(t, r.stdout, want)
 		require.Empty(t, r.stderr, "progress is for terminals")
 	}
+}
+
+func TestBenchProfile(t *testing.T) {
+	need(t)
+	ownHome(t)
+	trace := filepath.Join(t.TempDir(), "trace.json")
+	args := []string{"bench", tiny.Name, "-p", "4", "-n", "2", "-t", "1", "--profile", trace}
+	r := qwenrt(t, args...)
+	require.Equal(t, exitOK, r.code, r.stderr)
+	require.Contains(t, r.stdout, "tg2: 2 runs of ")
+	require.Contains(t, r.stdout, "| GroupQueryAttention | 16 |", "8 layers, 2 tokens")
+	require.Contains(t, r.stdout, "| outside of layers |")
+	text, err := os.ReadFile(trace)
+	require.NoError(t, err)
+	require.True(t, json.Valid(text))
+	require.Contains(t, string(text), `"layer 7"`)
+	r = qwenrt(t, append(args, "-o", "json")...)
+	var profiles []bench.Profile
+	require.NoError(t, json.Unmarshal([]byte(r.stdout), &profiles))
+	require.Len(t, profiles, 2)
+
+	r = qwenrt(t, "bench", tiny.Name, "-p", "4", "-n", "0", "-r", "1", "-o", "csv", "-oe", "jsonl")
+	require.Equal(t, exitOK, r.code, r.stderr)
+	require.True(t, json.Valid([]byte(r.stderr)), r.stderr)
+	require.Contains(t, r.stdout, "build_commit,")
 }
 
 func TestBenchOverhead(t *testing.T) {
@@ -79,8 +107,10 @@ func TestBenchErrors(t *testing.T) {
 		{"0 is not the default", []string{"m", "-r", "0"}, exitUsage, "--repetitions is 0"},
 		{"no threads", []string{"m", "-t", "2,0"}, exitUsage, "--threads is 0"},
 		{"no chunk", []string{"m", "-b", "8,0"}, exitUsage, "--batch-size is 0"},
-		{"another format", []string{"m", "-o", "xml"}, exitUsage, "want md, json, jsonl or csv"},
+		{"another format", []string{"m", "-o", "xml"}, exitUsage, "want md, json, jsonl, csv or gobench"},
 		{"overhead is no record", []string{"m", "-o", "csv", "--overhead"}, exitUsage, "--overhead is written as md or json"},
+		{"no trace", []string{"m", "--profile", ""}, exitUsage, "--profile wants a file"},
+		{"another second format", []string{"m", "-oe", "xml"}, exitUsage, `output-err "xml"`},
 		{"nothing to decode", []string{"m", "-n", "0", "--overhead"}, exitUsage, "--overhead needs tokens to decode"},
 		{"no such model", []string{"no/such/model"}, exitError, "no such file or folder"},
 	} {

@@ -57,6 +57,7 @@ func versusFlags() []cli.Flag {
 		&cli.IntSliceFlag{Name: "threads", Aliases: []string{"t"}, Usage: "CPU threads, or those of A and of B as `NA,NB` (default: the CPUs that this process may use)"},
 		&cli.IntFlag{Name: "batch-size", Aliases: []string{"b"}, Usage: "tokens of prefill that are run at once", Value: runner.DefaultPrefillChunk},
 		&cli.DurationFlag{Name: "budget", Usage: "time for a test", Value: bench.DefaultBudget},
+		&cli.DurationFlag{Name: "round", Usage: "time for a test until both sides are opened afresh", Value: bench.DefaultRound},
 		&cli.DurationFlag{Name: "slice", Usage: "time for which one side decodes before it is the other's turn", Value: bench.DefaultSlice},
 		&cli.Float64Flag{Name: "confidence", Usage: "that the interval holds the ratio", Value: 0.99},
 		&cli.Uint64Flag{Name: "seed", Usage: "of the order of slices"},
@@ -91,12 +92,12 @@ func tests(c *cli.Context) ([]bench.Test, error) {
 
 // versus reads versusFlags.
 func versus(c *cli.Context) (bench.Versus, error) {
-	v := bench.Versus{Confidence: c.Float64("confidence"), Budget: c.Duration("budget"), Slice: c.Duration("slice"), Seed: c.Uint64("seed")}
+	v := bench.Versus{Confidence: c.Float64("confidence"), Budget: c.Duration("budget"), Round: c.Duration("round"), Slice: c.Duration("slice"), Seed: c.Uint64("seed")}
 	switch {
 	case !(v.Confidence >= 0.5 && v.Confidence < 1):
 		return v, commandUsage(c, "--confidence is %v: want 0.5 or more, below 1", v.Confidence)
-	case v.Budget <= 0 || v.Slice <= 0:
-		return v, commandUsage(c, "--budget is %v and --slice %v: want times", v.Budget, v.Slice)
+	case v.Budget <= 0 || v.Round <= 0 || v.Slice <= 0:
+		return v, commandUsage(c, "--budget is %v, --round %v and --slice %v: want times", v.Budget, v.Round, v.Slice)
 	case c.Int("batch-size") < 1:
 		return v, commandUsage(c, "--batch-size is %d: want 1 or more", c.Int("batch-size"))
 	}

@@ -4,6 +4,8 @@ import (
 	"math"
 	"slices"
 	"time"
+
+	"github.com/qwenrt/qwenrt/runner/bench/stats"
 )
 
 // Record is the result of one test. The names in JSON are llama-bench's where it has the field;
@@ -36,7 +38,14 @@ type Record struct {
 	AvgTS    float64 `json:"avg_ts"`
 	StddevTS float64 `json:"stddev_ts"`
 	// What follows is qwenrt's own.
-	MedianTS      float64 `json:"median_ts"`
+	MedianTS float64 `json:"median_ts"`
+	// The interval of the median at 95 %; 0 where there are fewer than six repetitions.
+	MedianLoTS float64 `json:"median_lo_ts"`
+	MedianHiTS float64 `json:"median_hi_ts"`
+	// TTFT is the time to the logits of the first token of an answer, TPOT that to one more, both the median in ns and 0
+	// where the test has no such part, or has both.
+	TTFT          int64   `json:"ttft_ns"`
+	TPOT          int64   `json:"tpot_ns"`
 	QwenrtVersion string  `json:"qwenrt_version"`
 	ORTVersion    string  `json:"ort_version"`
 	Provider      string  `json:"provider"`   // as in runner.Options, in order
@@ -64,7 +73,17 @@ func (r *Record) setSamples(times []time.Duration) {
 	mean, dev := meanDev(ns)
 	r.AvgNS, r.StddevNS = int64(math.Round(mean)), int64(math.Round(dev))
 	r.AvgTS, r.StddevTS = meanDev(r.SamplesTS)
-	r.MedianTS = median(r.SamplesTS)
+	s := stats.Summarize(r.SamplesTS, 0.95)
+	r.MedianTS, r.MedianLoTS, r.MedianHiTS = s.Median, s.Lo, s.Hi
+	if math.IsInf(s.Lo, 0) || math.IsInf(s.Hi, 0) {
+		r.MedianLoTS, r.MedianHiTS = 0, 0
+	}
+	switch middle := median(ns); {
+	case r.Gen == 0:
+		r.TTFT = int64(middle)
+	case r.Prompt == 0:
+		r.TPOT = int64(middle / float64(r.Gen))
+	}
 }
 
 // meanDev gives the mean and the sample standard deviation, which is 0 for one value.

@@ -65,6 +65,15 @@ func TestSamples(t *testing.T) {
 	require.InDelta(t, 38.1881, r.StddevTS, 1e-4)
 	require.Equal(t, 50.0, r.MedianTS)
 
+	require.EqualValues(t, 2e9, r.TTFT)
+	require.Zero(t, r.TPOT)
+	require.Zero(t, r.MedianHiTS, "three repetitions have no interval")
+	six := Record{Gen: 10}
+	six.setSamples([]time.Duration{1e9, 2e9, 3e9, 4e9, 5e9, 6e9})
+	require.InDelta(t, 10.0/6, six.MedianLoTS, 1e-9)
+	require.InDelta(t, 10, six.MedianHiTS, 1e-9)
+	require.EqualValues(t, 35e7, six.TPOT)
+
 	r.setSamples([]time.Duration{2 * time.Second})
 	require.Zero(t, r.StddevTS, "one repetition has no deviation")
 	r.setSamples([]time.Duration{time.Second, 2 * time.Second})
@@ -126,7 +135,17 @@ func TestWriteCSV(t *testing.T) {
 	require.Empty(t, write(t, CSV))
 }
 
+// TestWriteGo holds to the format of golang.org/design/14313-benchmark-format: a line for each repetition, no blanks in names.
+func TestWriteGo(t *testing.T) {
+	text := write(t, GoBench, example())
+	lines := strings.Split(strings.TrimSuffix(text, "\n"), "\n")
+	require.Equal(t, `cpu: a "fast" CPU`, lines[2])
+	require.Equal(t, "BenchmarkQwenrt/model=qwen3_0.60B_int4_b32/test=pp100_@_d8/threads=2 1 1000000000 ns/op 100 tokens/s", lines[4])
+	require.Len(t, lines, 4+3)
+	require.Empty(t, write(t, GoBench))
+}
+
 func TestWriteOther(t *testing.T) {
 	_, err := NewWriter(&bytes.Buffer{}, "xml")
-	require.ErrorContains(t, err, `bench: format "xml": want one of [md json jsonl csv]`)
+	require.ErrorContains(t, err, `bench: format "xml": want one of [md json jsonl csv gobench]`)
 }

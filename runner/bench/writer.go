@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"io"
 	"reflect"
+	"runtime"
 	"slices"
 	"strings"
 	"unicode/utf8"
@@ -21,10 +22,11 @@ const (
 	JSON     Format = "json"  // one array
 	JSONL    Format = "jsonl" // one object a line
 	CSV      Format = "csv"
+	GoBench  Format = "gobench" // Go's benchmark format, which benchstat reads: a line a repetition
 )
 
 // Formats lists the formats.
-func Formats() []Format { return []Format{Markdown, JSON, JSONL, CSV} }
+func Formats() []Format { return []Format{Markdown, JSON, JSONL, CSV, GoBench} }
 
 // Valid reports whether f is one of Formats.
 func (f Format) Valid() bool { return slices.Contains(Formats(), f) }
@@ -51,6 +53,8 @@ func NewWriter(w io.Writer, f Format) (*Writer, error) {
 		return &Writer{&jsonlForm{w}}, nil
 	case CSV:
 		return &Writer{&csvForm{w: csv.NewWriter(w)}}, nil
+	case GoBench:
+		return &Writer{&goForm{w: w}}, nil
 	}
 	return nil, fmt.Errorf("bench: format %q: want one of %v", f, Formats())
 }
@@ -134,6 +138,27 @@ func columns(r Record) (names, values []string) {
 	}
 	return names, values
 }
+
+type goForm struct {
+	w     io.Writer
+	begun bool
+}
+
+func (g *goForm) record(r Record) error {
+	var b strings.Builder
+	if !g.begun {
+		g.begun = true
+		fmt.Fprintf(&b, "goos: %s\ngoarch: %s\ncpu: %s\npkg: github.com/qwenrt/qwenrt\n", runtime.GOOS, runtime.GOARCH, r.CPUInfo)
+	}
+	name := strings.ReplaceAll(fmt.Sprintf("model=%s/test=%v/threads=%d", r.ModelType, r.Test(), r.Threads), " ", "_")
+	for i, ns := range r.SamplesNS {
+		fmt.Fprintf(&b, "BenchmarkQwenrt/%s 1 %d ns/op %.6g tokens/s\n", name, ns, r.SamplesTS[i])
+	}
+	_, err := io.WriteString(g.w, b.String())
+	return err
+}
+
+func (g *goForm) end() error { return nil }
 
 // markdownForm is llama-bench's table.
 type markdownForm struct {

@@ -2,6 +2,7 @@ package gate
 
 import (
 	"bytes"
+	"encoding/json"
 	"encoding/xml"
 	"math"
 	"os"
@@ -190,4 +191,42 @@ func TestHistory(t *testing.T) {
 	_, err = ReadHistory(strings.NewReader("\n{\n"))
 	require.ErrorContains(t, err, "line 2")
 	require.ErrorContains(t, WriteChart(&svg, nil), "no entries")
+}
+
+// TestRecorded replays 58 rounds that bench ab measured of qwen3-tiny against an equal build, while the machine had five
+// processes for each core; then the same with one side a tenth slower. From each of 20 places in the series the gate says what is
+// true, and never that it does not know.
+func TestRecorded(t *testing.T) {
+	text, err := os.ReadFile(filepath.Join("testdata", "unchanged.json"))
+	require.NoError(t, err)
+	var recorded struct{ A, B []float64 }
+	require.NoError(t, json.Unmarshal(text, &recorded))
+	n := len(recorded.A)
+	for slower, want := range map[float64]Verdict{1: Pass, 1.1: Regression, 1 / 1.1: Pass} {
+		b := make([]float64, n)
+		for i := range b {
+			b[i] = recorded.B[i] * slower
+		}
+		for start := range 20 {
+			line := replay(recorded.A, b, start*n/20)
+			require.Equal(t, want, line.Verdict, "%.2f times as long, from round %d: %v", slower, start*n/20, line.Ratio)
+		}
+	}
+}
+
+// replay gates a series from a round on. It goes on at the beginning when it ends, twice over.
+func replay(a, b []float64, start int) Line {
+	limit := Limit{0.05, true}
+	var series stats.Series
+	var ratio stats.Ratio
+	for i := range 3 * len(a) {
+		k := (start + i) % len(a)
+		if !series.Add(a[k:k+1], b[k:k+1]) {
+			continue
+		}
+		if ratio = series.Ratio(); Sure(ratio, limit) {
+			break
+		}
+	}
+	return Speed("tg64", 0, 0, ratio, limit)
 }
