@@ -38,7 +38,7 @@ func ways() []way {
 		{"flash attention", "1.5-2x", "--precision none --fused-kernels=false"},
 		{"fused kernels and flash attention", "", "--precision none"},
 		{"memory-efficient attention", "1.3x", "--precision none --attention memory_efficient"},
-		{"chunks of 128 in prefill", "-30 % activations", "--precision none --prefill-chunk 128"},
+		{"chunks of 128 in prefill", "-30 % activations", "--precision none -b 128"},
 		{"reduce_overhead", "", "--precision none --compile reduce_overhead --max-context 1024"},
 		{"weights in int8", "", "--precision int8"},
 		{"dynamic INT8", "1.3-1.8x", "--precision dynamic_int8"},
