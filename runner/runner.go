@@ -142,6 +142,9 @@ type Info struct {
 	LastLogits    bool   // the graph computes only the rows of logits that are asked for
 	PrefillChunk  int    // tokens of a prompt that are run at once, at most
 	ScoresBytes   int64  // bound of one layer's attention scores, which makes chunks smaller; 0 is none
+	Slots         int    // generations that share runs; 0: each has its own
+	Queue         int    // that may wait for a slot
+	PrefixCache   int64  // bytes for prompts that may be used again; 0: none
 	Threads       int
 	ORTVersion    string // ONNX Runtime's version
 	StopTokens    []int32
@@ -360,6 +363,7 @@ func (r *Runner) describe(threads int) {
 func (r *Runner) schedule(o Options, file string) error {
 	if o.PrefixCache > 0 {
 		r.prefix = newPrefixCache(r.layout, o.PrefixCache)
+		r.info.PrefixCache = o.PrefixCache
 	}
 	if o.Slots == 0 {
 		return nil
@@ -367,7 +371,8 @@ func (r *Runner) schedule(o Options, file string) error {
 	if !r.layout.batched {
 		return fmt.Errorf("runner: %s: %w: Options.Slots is %d, and the graph takes one sequence at a time: optimize it", file, ErrNotModel, o.Slots)
 	}
-	r.scheduler = newScheduler(r, o.Slots, cmp.Or(o.Queue, DefaultQueue))
+	r.info.Slots, r.info.Queue = o.Slots, cmp.Or(o.Queue, DefaultQueue)
+	r.scheduler = newScheduler(r, r.info.Slots, r.info.Queue)
 	return nil
 }
 

@@ -1,6 +1,7 @@
 package main
 
 import (
+	"cmp"
 	"fmt"
 	"io"
 	"iter"
@@ -166,7 +167,7 @@ func (p *program) runner(c *cli.Context, arg string, m mode) (r *runner.Runner, 
 	if slots > 1 {
 		o.Slots = slots
 	}
-	o.PrefixCache = prefixMemory
+	o.PrefixCache = cmp.Or(o.PrefixCache, prefixMemory)
 	if r, err = runner.Open(c.Context, prepared.File, o); err != nil {
 		return nil, nil, err
 	}

@@ -170,6 +170,13 @@ type Config struct {
 	PrefillChunk int `yaml:"prefill_chunk"`
 	// MaxContext bounds prompt and answer together. Default: what the model allows.
 	MaxContext int `yaml:"max_context"`
+	// Slots is how many generations share the runs of the session, and Queue how many more may wait for one of them; see
+	// runner.Options. A graph that takes one sequence at a time does not open with slots. Default: each generation has runs
+	// of its own; runner.DefaultQueue.
+	Slots int `yaml:"slots"`
+	Queue int `yaml:"queue"`
+	// PrefixCache is the memory in bytes for what prompts have in common; see runner.Options. Default: none.
+	PrefixCache int64 `yaml:"prefix_cache"`
 	// SessionEntries are configuration entries of ONNX Runtime's sessions, which win over all of the above.
 	SessionEntries map[string]string `yaml:"session_entries"`
 	// Strict makes an error of what was asked for and cannot be applied. Without, it is reported.

@@ -90,6 +90,7 @@ func (p *Prepared) describe(r *runner.Runner) (*Info, error) {
 		(*description).device, (*description).threads, (*description).precision, (*description).algorithm, (*description).blockSize,
 		(*description).dtype, (*description).attention, (*description).fusedKernels, (*description).kv, (*description).compile,
 		(*description).prepack, (*description).prefillChunk, (*description).maxContext,
+		(*description).slots, (*description).queue, (*description).prefixCache,
 	} {
 		o := describe(d)
 		if o.Reason == "" {
@@ -356,6 +357,29 @@ func (d *description) maxContext() Outcome {
 	o := Outcome{Option: "max_context", Requested: number(d.c.MaxContext), Applied: strconv.Itoa(d.runner.ContextLength), Fact: "positions that sequences admit"}
 	if d.c.MaxContext > d.runner.ContextLength {
 		o.Reason = "the model has no more positions"
+	}
+	return o
+}
+
+func (d *description) slots() Outcome {
+	o := Outcome{Option: "slots", Requested: number(d.c.Slots), Applied: strconv.Itoa(d.runner.Slots), Fact: "generations have runs of their own"}
+	if n := d.runner.Slots; n > 0 {
+		o.Fact = fmt.Sprintf("runs with up to %d generations, a row each", n)
+	}
+	return o
+}
+
+func (d *description) queue() Outcome {
+	return Outcome{Option: "queue", Requested: number(d.c.Queue), Applied: strconv.Itoa(d.runner.Queue), Fact: "generations that may wait for a slot"}
+}
+
+func (d *description) prefixCache() Outcome {
+	o := Outcome{Option: "prefix_cache", Applied: strconv.FormatInt(d.runner.PrefixCache, 10), Fact: "no prompts are kept"}
+	if d.c.PrefixCache > 0 {
+		o.Requested = strconv.FormatInt(d.c.PrefixCache, 10)
+	}
+	if n := d.runner.PrefixCache; n > 0 {
+		o.Fact = fmt.Sprintf("keys and values of up to %d tokens", n/d.runner.KVBytes(1))
 	}
 	return o
 }

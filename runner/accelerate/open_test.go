@@ -151,6 +151,15 @@ func TestOptionFacts(t *testing.T) {
 		{"max_context", "33", func(c *accelerate.Config) { c.MaxContext = 33 }, func(t *testing.T, m *accelerate.Model, on bool) {
 			require.Equal(t, on, use(t, m).Info().ContextLength == 33)
 		}},
+		{"slots", "2", func(c *accelerate.Config) { c.Slots = 2 }, func(t *testing.T, m *accelerate.Model, on bool) {
+			require.Equal(t, on, use(t, m).Info().Slots == 2)
+		}},
+		{"queue", "3", func(c *accelerate.Config) { c.Slots, c.Queue = 2, 3 }, func(t *testing.T, m *accelerate.Model, on bool) {
+			require.Equal(t, on, use(t, m).Info().Queue == 3)
+		}},
+		{"prefix_cache", "1048576", func(c *accelerate.Config) { c.PrefixCache = 1 << 20 }, func(t *testing.T, m *accelerate.Model, on bool) {
+			require.Equal(t, on, use(t, m).Info().PrefixCache == 1<<20)
+		}},
 	} {
 		t.Run(c.option+"="+c.applied, func(t *testing.T) {
 			off := open(t, quick, plain)
@@ -167,6 +176,26 @@ func TestOptionFacts(t *testing.T) {
 			require.NotEmpty(t, o.Fact)
 			require.Len(t, logits(t, on, 1, 2, 3), len(logits(t, off, 1, 2, 3)), "it runs")
 		})
+	}
+}
+
+// Settings of the session that Info has no line for are those of the session all the same.
+func TestSessionFacts(t *testing.T) {
+	for _, c := range []struct {
+		option string
+		conf   accelerate.Config
+		fact   func(ort.SessionConfig) bool
+	}{
+		{"spin", accelerate.Config{Spin: new(false)}, func(s ort.SessionConfig) bool { return s.Spin == ort.SpinOff }},
+		{"session_entries", accelerate.Config{SessionEntries: map[string]string{"session.disable_prepacking": "1"}}, func(s ort.SessionConfig) bool {
+			return s.ConfigEntries["session.disable_prepacking"] == "1"
+		}},
+	} {
+		for on, conf := range map[bool]accelerate.Config{false: {}, true: c.conf} {
+			p, err := accelerate.Prepare(t.Context(), quick, conf, accelerate.Events{})
+			require.NoError(t, err, c.option)
+			require.Equal(t, on, c.fact(runner.SessionConfig(p.Options)), c.option)
+		}
 	}
 }
 

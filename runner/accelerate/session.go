@@ -124,9 +124,11 @@ func (c Config) sessionFaults() (faults []string) {
 	for _, n := range []struct {
 		option string
 		value  int
-	}{{"device_id", c.DeviceID}, {"threads", c.Threads}, {"prefill_chunk", c.PrefillChunk}, {"max_context", c.MaxContext}} {
+	}{{"device_id", c.DeviceID}, {"threads", c.Threads}, {"prefill_chunk", c.PrefillChunk}, {"max_context", c.MaxContext}, {"slots", c.Slots}, {"queue", c.Queue}} {
 		fault(n.value < 0, "%s is %d: want 0 for the default, or a positive number", n.option, n.value)
 	}
+	fault(c.PrefixCache < 0, "prefix_cache is %d: want 0 for none, or a number of bytes", c.PrefixCache)
+	fault(c.Queue > 0 && c.Slots == 0, "queue is %d without slots to wait for", c.Queue)
 	device := c.Device.canonical()
 	fault(device == CPU && len(c.ProviderOptions) > 0, "provider_options are for other devices than the cpu")
 	fault(device == Auto && len(c.ProviderOptions) > 0, "provider_options without a device: name the device that they are for")
@@ -164,6 +166,7 @@ func (c Config) options(d Device) runner.Options {
 	o := runner.Options{
 		Threads: c.Threads, Providers: c.provider(d),
 		PrefillChunk: c.PrefillChunk, MaxContext: c.MaxContext,
+		Slots: c.Slots, Queue: c.Queue, PrefixCache: c.PrefixCache,
 		ConfigEntries: c.SessionEntries,
 	}
 	if c.Attention == MemoryEfficient {

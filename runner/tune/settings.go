@@ -47,6 +47,9 @@ func Settings() []Setting {
 		{"prepack_weights", "false", "weights on disk as kernels want them, mapped: a sooner start and less memory, twice the disk"},
 		{"prefill_chunk", "512", "tokens of a prompt that run at once: smaller takes less memory, and is slower below 64"},
 		{"max_context", "the model's", "the most tokens of prompt and answer"},
+		{"slots", "0", "generations that share runs: more tokens in all, fewer for each"},
+		{"queue", "64", "generations that may wait for a slot; one more is refused"},
+		{"prefix_cache", "0", "bytes for keys and values of earlier prompts: what a prompt has in common with one is not run again"},
 		{"session_entries", "none", "configuration entries of ONNX Runtime's sessions"},
 		{"strict", "false", "what cannot be applied is an error rather than a line of the report"},
 	}
