@@ -39,6 +39,8 @@ func (p *program) benchCommand() *cli.Command {
 			&cli.StringFlag{Name: "output-err", Aliases: []string{"oe"}, Usage: "form of a second output, to standard error (default: none)"},
 			&cli.StringFlag{Name: "profile", Usage: "show instead where the time goes, by operator and layer, and write a trace for ui.perfetto.dev to `FILE`"},
 			&cli.BoolFlag{Name: "overhead", Usage: "measure instead what qwenrt adds to ONNX Runtime's time in a decode step, at the first -n, -d"},
+			&cli.IntSliceFlag{Name: "concurrency", Usage: "measure instead whole generations, so many at once (1,2,4,8), -r for each client, at the first -p, -n, -b"},
+			&cli.StringFlag{Name: "prompt-file", Usage: "measure instead whole generations behind the text of `FILE`, tokenising included, at the first -n, -b"},
 		}, runFlags(), hubFlags()),
 		Action: p.bench,
 		Subcommands: []*cli.Command{
@@ -60,9 +62,19 @@ func (p *program) bench(c *cli.Context) error {
 	if err != nil {
 		return err
 	}
+	whole := c.IsSet("concurrency") || c.IsSet("prompt-file")
+	var load bench.LoadConfig
+	if whole {
+		if load, err = loadConfig(c); err != nil {
+			return err
+		}
+	}
 	prepared, err := p.prepare(c, arg)
 	if err != nil {
 		return err
+	}
+	if whole {
+		return p.benchLoad(c, prepared, load)
 	}
 	if c.Bool("overhead") {
 		return p.benchOverhead(c, prepared)
@@ -98,6 +110,8 @@ func benchConfig(c *cli.Context) (bench.Config, error) {
 		return config, commandUsage(c, "output-err %q: want md, json, jsonl, csv or gobench", c.String("output-err"))
 	case c.Bool("overhead") && c.IsSet("profile"):
 		return config, commandUsage(c, "--overhead or --profile, not both")
+	case (c.IsSet("concurrency") || c.IsSet("prompt-file")) && (c.Bool("overhead") || c.IsSet("profile")):
+		return config, commandUsage(c, "--concurrency and --prompt-file, or --overhead or --profile, not both")
 	case c.IsSet("profile") && (c.String("profile") == "" || format != bench.Markdown && format != bench.JSON):
 		return config, commandUsage(c, "--profile wants a file, and is written as md or json")
 	case c.Bool("overhead") && format != bench.Markdown && format != bench.JSON:

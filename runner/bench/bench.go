@@ -169,11 +169,13 @@ func (b *trial) close() {
 	}
 }
 
-// tokens are random, from the whole vocabulary.
-func (b *trial) tokens(n int) []int32 {
+func (b *trial) tokens(n int) []int32 { return randomTokens(b.random, b.vocabulary, n) }
+
+// randomTokens are from the whole vocabulary.
+func randomTokens(random *rand.Rand, vocabulary, n int) []int32 {
 	ids := make([]int32, n)
 	for i := range ids {
-		ids[i] = b.random.Int32N(int32(b.vocabulary))
+		ids[i] = random.Int32N(int32(vocabulary))
 	}
 	return ids
 }

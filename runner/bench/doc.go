@@ -19,7 +19,8 @@
 // Tokens are random. Tokenising and sampling are left out: what is timed is the model and the KV
 // cache. Every repetition is kept in the record, with the machine and the settings beside it.
 //
-// [MeasureOverhead] is the time that package runner adds to ONNX Runtime's own.
+// [MeasureOverhead] is the time that package runner adds to ONNX Runtime's own; [MeasureLoad] times
+// whole generations, one or many at once, as users see them.
 //
 // The package never judges figures, and changes no setting of the machine to get better ones.
 package bench

@@ -1,10 +1,10 @@
-// Command serving measures what slots, the prefix cache and speculation are worth on a model folder:
+// Command serving measures what the prefix cache and speculation are worth on a model folder:
 //
 //	go run ./scripts/serving MODEL_DIR
 //
-// It prints tokens per second of one generation and of eight that share runs, the time to the first token of a
-// prompt of which nine tenths are known, and the speed of an answer that copies. That answer is given: each token is
-// taken from a text instead of from the logits, so that any weights will do.
+// It prints the time to the first token of a prompt of which nine tenths are known, and the speed of an answer that
+// copies. That answer is given: each token is taken from a text instead of from the logits, so that any weights will
+// do. What slots are worth, qwenrt bench --concurrency tells.
 package main
 
 import (
@@ -14,8 +14,6 @@ import (
 	"math/rand/v2"
 	"os"
 	"slices"
-	"sync"
-	"time"
 
 	"github.com/qwenrt/qwenrt/runner"
 	"github.com/qwenrt/qwenrt/runner/sample"
@@ -37,14 +35,13 @@ func run() error {
 	if flag.NArg() != 1 {
 		return fmt.Errorf("usage: serving [flags] MODEL_DIR")
 	}
-	const slots = 8
-	r, err := runner.Open(context.Background(), flag.Arg(0), runner.Options{Threads: *threads, Slots: slots, PrefixCache: 1 << 30})
+	r, err := runner.Open(context.Background(), flag.Arg(0), runner.Options{Threads: *threads, Slots: 8, PrefixCache: 1 << 30})
 	if err != nil {
 		return err
 	}
 	defer r.Close()
 	m := measurement{r: r, prompt: *prompt, answer: *answer}
-	for _, part := range []func() error{func() error { return m.batch(slots) }, m.prefix, m.copies} {
+	for _, part := range []func() error{m.prefix, m.copies} {
 		for range *rounds {
 			if err := part(); err != nil {
 				return err
@@ -73,34 +70,6 @@ func (m *measurement) tokens(n int) []int32 {
 
 func (m *measurement) request(prompt []int32, n int) runner.Request {
 	return runner.Request{Tokens: prompt, MaxTokens: n, Sampling: &sample.Params{}, IgnoreEOS: true}
-}
-
-// batch compares one generation with many at once.
-func (m *measurement) batch(many int) error {
-	for _, n := range []int{1, many} {
-		requests := make([]runner.Request, n)
-		for i := range requests {
-			requests[i] = m.request(m.tokens(m.prompt), m.answer)
-		}
-		before, begin := m.r.BatchStats(), time.Now()
-		results, errs := make([]runner.Result, n), make([]error, n)
-		var all sync.WaitGroup
-		for i := range requests {
-			all.Go(func() { _, results[i], errs[i] = m.r.Text(context.Background(), requests[i]) })
-		}
-		all.Wait()
-		took, after := time.Since(begin), m.r.BatchStats()
-		for _, err := range errs {
-			if err != nil {
-				return err
-			}
-		}
-		slowest := slices.MinFunc(results, func(a, b runner.Result) int { return int(a.TokensPerSecond - b.TokensPerSecond) })
-		fmt.Printf("%d at once: %.1f tokens/s with prompts; each decodes at %.1f tokens/s or more; rows a step %.2f\n",
-			n, float64(n*m.answer)/took.Seconds(), slowest.TokensPerSecond,
-			float64(after.Tokens-before.Tokens)/float64(after.Steps-before.Steps))
-	}
-	return nil
 }
 
 // prefix compares a prompt with one that begins as it does.
