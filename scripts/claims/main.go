@@ -97,6 +97,7 @@ func run(ctx context.Context) error {
 			fmt.Fprintf(os.Stderr, "round %d of %d: %s\n", round, *rounds, w.name)
 			err := results[i].measure(ctx, *program, flag.Arg(0), w, round == 0)
 			if ctx.Err() != nil {
+				print(all, results) // of the rounds that are done
 				return ctx.Err()
 			}
 			if err != nil && round > 0 {
@@ -110,7 +111,7 @@ func run(ctx context.Context) error {
 
 // measure runs a row once. What the program refuses is a result.
 func (f *figures) measure(ctx context.Context, program, checkpoint string, w way, build bool) error {
-	test := "-p 512 -n 32 -r 1"
+	test := "-p 256 -n 16 -r 1"
 	if build {
 		test = "-p 1 -n 0 -r 1 --no-warmup"
 	}
@@ -154,6 +155,9 @@ func print(all []way, results []figures) {
 	base := results[0]
 	for i, w := range all {
 		f := results[i]
+		if len(f.decode) == 0 && f.refused == "" {
+			continue // not run
+		}
 		if f.refused != "" {
 			fmt.Printf("| %s | `%s` | %s | refused: %s |\n", w.name, w.flags, w.claim, f.refused)
 			continue
