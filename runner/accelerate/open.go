@@ -15,7 +15,7 @@ import (
 	"github.com/qwenrt/qwenrt/runner"
 )
 
-// ErrNotApplied: the configuration is strict, and something that it asks for cannot be had.
+// ErrNotApplied means that the configuration is strict, and something that it asks for cannot be had.
 var ErrNotApplied = errors.New("not applied")
 
 // Model is an open model, whose set-up can be changed while it is in use. It is safe for concurrent use.

@@ -371,7 +371,6 @@ func (r *reading) dependencies(n *node, v any, path string, required bool) error
 	}
 	for _, name := range o.names {
 		here := path + "/" + escapePointer(name)
-		const empty = "{}"
 		lacks, err := r.node(&object{}, here+"#lacks") // no pointer has a # within
 		if err != nil {
 			return err

@@ -135,7 +135,7 @@ type Advice struct {
 	All     []Expectation     `json:"all"` // in the order of their quality
 }
 
-// ErrNothingFits: no candidate stays within the memory.
+// ErrNothingFits means that no candidate stays within the memory.
 var ErrNothingFits = errors.New("nothing fits the memory")
 
 func (q Request) resolve(m Model, on machine.Machine) (Request, error) {

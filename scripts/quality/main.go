@@ -80,7 +80,7 @@ func run(ctx context.Context) error {
 	only := flag.String("only", "*", "`glob` for the ways to take")
 	flag.Parse()
 	if flag.NArg() == 0 {
-		return errors.New("usage: quality [options] CHECKPOINT...")
+		return errors.New("usage: quality [options] CHECKPOINT [CHECKPOINT]")
 	}
 	fmt.Print("|")
 	for _, checkpoint := range flag.Args() {
