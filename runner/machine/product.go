@@ -45,7 +45,10 @@ func (s Shape) Products() []Matrix {
 }
 
 const (
+	// prefillRows are enough for kernels to be at their full speed; DynamicQuantizeMatMul, which is much faster and
+	// shares its work by rows, wants integerRows.
 	prefillRows = 64
+	integerRows = 256
 	// maxSide cuts large matrices down: beyond it the time of a product is in proportion to its weights.
 	maxSide = 4096
 )
@@ -75,11 +78,15 @@ func MeasureProducts(ctx context.Context, s Shape, w Weights, block, threads int
 	if err != nil {
 		return fail(err)
 	}
-	many, err := r.products(ctx, prefillRows, 1)
+	rows := int64(prefillRows)
+	if w == DynamicInt8 {
+		rows = integerRows
+	}
+	many, err := r.products(ctx, rows, 1)
 	if err != nil {
 		return fail(err)
 	}
-	return Rate{Decode: weights / one.Seconds(), Prefill: prefillRows * weights / many.Seconds()}, nil
+	return Rate{Decode: weights / one.Seconds(), Prefill: float64(rows) * weights / many.Seconds()}, nil
 }
 
 // productModel multiplies its inputs x.K[rows, K] with the matrices of some layers, and counts their weights.
