@@ -51,7 +51,7 @@ func (e Estimate) SavedPercent() float64 {
 	return 100 * float64(e.Saved) / float64(e.FP32)
 }
 
-// estimateContext is the number of tokens that the cache is reckoned for, unless the configuration allows fewer.
+// estimateContext is the number of tokens that the cache is reckoned for, unless model or configuration allow fewer.
 const estimateContext = 4096
 
 // Estimate reckons what the model takes on the CPU, from its graph alone.
@@ -66,8 +66,10 @@ func (p *Prepared) Estimate() (Estimate, error) {
 
 func (p *Prepared) estimate(m *ir.Model, s *inspect.Summary) Estimate {
 	e := Estimate{Context: estimateContext}
-	if n := p.Options.MaxContext; n > 0 {
-		e.Context = min(e.Context, n)
+	for _, n := range []int{p.Options.MaxContext, positions(m.Graph)} {
+		if n > 0 {
+			e.Context = min(e.Context, n)
+		}
 	}
 	if s.KVCache != nil {
 		e.KV = s.KVCache.BytesPerToken * int64(e.Context)
@@ -78,6 +80,19 @@ func (p *Prepared) estimate(m *ir.Model, s *inspect.Summary) Estimate {
 	e.Activations = 2 * 4 * int64(chunk) * widest(m.Graph)
 	e.Saved = e.FP32 - e.Packed
 	return e
+}
+
+// positions is how many the rotary tables of the graph have, 0 where attention has none of its own.
+func positions(g *ir.Graph) (n int) {
+	g.Walk(func(node *ir.Node) {
+		if !node.Is("com.microsoft", "GroupQueryAttention") || node.Input(7) == nil {
+			return
+		}
+		if t := node.Input(7).Constant(); t != nil && len(t.Shape) == 2 {
+			n = int(t.Shape[0])
+		}
+	})
+	return n
 }
 
 // weights goes through products and tables. A constant that kernels pack is left behind, and is not counted as mapped,
