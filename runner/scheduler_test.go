@@ -117,13 +117,12 @@ func TestBatchQueue(t *testing.T) {
 	first, last := make(chan struct{}), make(chan struct{})
 	var all sync.WaitGroup
 	all.Go(func() {
+		held := false
 		for ev := range r.Generate(t.Context(), plain(m.prompt(3), 2)) {
-			if ev.Result == nil && ev.Token >= 0 {
-				select {
-				case first <- struct{}{}:
-					<-last
-				default:
-				}
+			if !held && ev.Result == nil {
+				held = true
+				first <- struct{}{}
+				<-last
 			}
 		}
 	})
