@@ -2,9 +2,6 @@ package runner
 
 import "context"
 
-// ReplaceFile is how snapshots are written, for a test that is killed in the middle.
-var ReplaceFile = replaceFile
-
 // Decoder is what a generation runs on: a sequence, or a slot of a batch.
 type Decoder = decoder
 

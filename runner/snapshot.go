@@ -9,9 +9,9 @@ import (
 	"hash"
 	"io"
 	"os"
-	"path/filepath"
 
 	"github.com/qwenrt/qwenrt/graphopt/ir"
+	"github.com/qwenrt/qwenrt/internal/atomicfile"
 )
 
 // snapshotHeader begins a snapshot, little-endian. Behind it are Tokens token ids of 4 bytes; then, for the
@@ -49,7 +49,7 @@ func (r *Runner) snapshotSize(tokens uint32) int64 {
 
 // Snapshot writes the tokens and their cache to a file, for [Runner.Restore]. The file is written under
 // another name beside path and renamed when it is whole and on disk: whatever happens, there is the old file
-// or the new one at path. A process that is killed may leave the other, PATH.*.partial, behind.
+// or the new one at path. A process that is killed may leave the other, with a name that starts with a dot, behind.
 //
 // Errors: ErrClosed, and those of the file system.
 func (s *Sequence) Snapshot(path string) error {
@@ -60,7 +60,7 @@ func (s *Sequence) Snapshot(path string) error {
 	if err != nil {
 		return err
 	}
-	err = replaceFile(path, func(w io.Writer) error {
+	err = atomicfile.WriteDurable(path, 0o600, func(w io.Writer) error {
 		sum := sha256.New()
 		b := bufio.NewWriterSize(io.MultiWriter(w, sum), 1<<20)
 		if err := binary.Write(b, binary.LittleEndian, h); err != nil {
@@ -80,31 +80,6 @@ func (s *Sequence) Snapshot(path string) error {
 		return fmt.Errorf("runner: snapshot: %w", err)
 	}
 	return nil
-}
-
-// replaceFile puts what write writes at path, or leaves there what is there.
-func replaceFile(path string, write func(io.Writer) error) error {
-	dir := filepath.Dir(path)
-	f, err := os.CreateTemp(dir, filepath.Base(path)+".*.partial")
-	if err != nil {
-		return err
-	}
-	err = write(f)
-	if err == nil {
-		err = f.Sync()
-	}
-	err = errors.Join(err, f.Close())
-	if err == nil {
-		err = os.Rename(f.Name(), path)
-	}
-	if err != nil {
-		return errors.Join(err, os.Remove(f.Name()))
-	}
-	d, err := os.Open(dir) // the name, too, is to last
-	if err != nil {
-		return err
-	}
-	return errors.Join(d.Sync(), d.Close())
 }
 
 // Restore gives a sequence as Snapshot wrote it: it goes on with the next token. The file may come from

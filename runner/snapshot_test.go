@@ -15,6 +15,7 @@ import (
 	"github.com/stretchr/testify/require"
 
 	"github.com/qwenrt/qwenrt/graphopt/ir"
+	"github.com/qwenrt/qwenrt/internal/atomicfile"
 	"github.com/qwenrt/qwenrt/runner"
 )
 
@@ -119,7 +120,7 @@ func TestRestoreRefuses(t *testing.T) {
 func TestSnapshotKilled(t *testing.T) {
 	const half = "QWENRT_TEST_HALF_A_SNAPSHOT"
 	if path := os.Getenv(half); path != "" {
-		_ = runner.ReplaceFile(path, func(w io.Writer) error {
+		_ = atomicfile.WriteDurable(path, 0o600, func(w io.Writer) error {
 			_, _ = w.Write(make([]byte, 1000))
 			fmt.Println("half")
 			select {}
@@ -138,7 +139,7 @@ func TestSnapshotKilled(t *testing.T) {
 	require.NoError(t, err)
 	require.NoError(t, child.Process.Kill())
 	require.Error(t, child.Wait())
-	parts, err := filepath.Glob(path + ".*.partial")
+	parts, err := filepath.Glob(filepath.Join(filepath.Dir(path), ".a.*.tmp"))
 	require.NoError(t, err)
 	require.Len(t, parts, 1, "it was in the middle")
 	s, err := r.Restore(path)

@@ -2,12 +2,11 @@ package main
 
 import (
 	"encoding/json"
-	"errors"
 	"io"
-	"os"
-	"path/filepath"
 
 	"github.com/urfave/cli/v2"
+
+	"github.com/qwenrt/qwenrt/internal/atomicfile"
 )
 
 // formFlag chooses between a table for people and JSON for programs.
@@ -36,16 +35,5 @@ func (p *program) writeJSON(v any) error {
 
 // newFile has a file written, which takes its name when it is complete.
 func newFile(path string, write func(io.Writer) error) error {
-	f, err := os.CreateTemp(filepath.Dir(path), "."+filepath.Base(path)+"-*")
-	if err != nil {
-		return err
-	}
-	err = write(f)
-	if err = errors.Join(err, f.Chmod(0o644), f.Close()); err == nil {
-		err = os.Rename(f.Name(), path)
-	}
-	if err != nil {
-		os.Remove(f.Name())
-	}
-	return err
+	return atomicfile.Write(path, 0o666, write)
 }

@@ -5,12 +5,11 @@ import (
 	"bytes"
 	"encoding/binary"
 	"encoding/json"
-	"errors"
 	"fmt"
 	"io"
 	"math"
-	"os"
-	"strconv"
+
+	"github.com/qwenrt/qwenrt/internal/atomicfile"
 )
 
 // Entry describes a tensor to write.
@@ -28,27 +27,16 @@ type Entry struct {
 //
 // The data starts at a multiple of 8 bytes; tensors follow each other without padding, so put wide dtypes
 // first to keep every element aligned.
-func Create(path string, entries []Entry, fill func(name string, w io.Writer) error) (err error) {
+func Create(path string, entries []Entry, fill func(name string, w io.Writer) error) error {
 	header, err := encodeHeader(entries)
 	if err != nil {
 		return fmt.Errorf("safetensors: create %s: %w", path, err)
 	}
-	temp := path + "." + strconv.Itoa(os.Getpid()) + ".tmp"
-	f, err := os.OpenFile(temp, os.O_CREATE|os.O_EXCL|os.O_WRONLY, 0o666)
+	err = atomicfile.Write(path, 0o666, func(w io.Writer) error { return writeAll(w, header, entries, fill) })
 	if err != nil {
-		return fmt.Errorf("safetensors: %w", err)
+		return fmt.Errorf("safetensors: create %s: %w", path, err)
 	}
-	defer func() {
-		if err != nil {
-			os.Remove(temp)
-			err = fmt.Errorf("safetensors: create %s: %w", path, err)
-		}
-	}()
-	err = errors.Join(writeAll(f, header, entries, fill), f.Close())
-	if err != nil {
-		return err
-	}
-	return os.Rename(temp, path)
+	return nil
 }
 
 func writeAll(f io.Writer, header []byte, entries []Entry, fill func(string, io.Writer) error) error {

@@ -5,6 +5,7 @@ import (
 	"encoding/hex"
 	"errors"
 	"fmt"
+	"io"
 	"io/fs"
 	"os"
 	"path/filepath"
@@ -14,6 +15,7 @@ import (
 
 	"github.com/goccy/go-yaml"
 
+	"github.com/qwenrt/qwenrt/internal/atomicfile"
 	"github.com/qwenrt/qwenrt/models/folder"
 	"github.com/qwenrt/qwenrt/ort"
 	"github.com/qwenrt/qwenrt/runner/machine"
@@ -78,28 +80,15 @@ func (p Profile) Write() (string, error) {
 		err = os.MkdirAll(filepath.Dir(path), 0o777)
 	}
 	if err == nil {
-		err = writeFile(path, text)
+		err = atomicfile.Write(path, 0o666, func(w io.Writer) error {
+			_, err := w.Write(text)
+			return err
+		})
 	}
 	if err != nil {
 		return "", fmt.Errorf("accelerate: profile: %w", err)
 	}
 	return path, nil
-}
-
-// writeFile has the file under its name when it is complete.
-func writeFile(path string, text []byte) error {
-	f, err := os.CreateTemp(filepath.Dir(path), "."+filepath.Base(path)+"-*")
-	if err != nil {
-		return err
-	}
-	_, err = f.Write(text)
-	if err = errors.Join(err, f.Close()); err == nil {
-		err = os.Rename(f.Name(), path)
-	}
-	if err != nil {
-		_ = os.Remove(f.Name())
-	}
-	return err
 }
 
 // tuned is c with the settings of the model's profile where it says nothing, if it asks for them; and why there are none.

@@ -8,6 +8,7 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
+	"io"
 	"io/fs"
 	"math"
 	"os"
@@ -16,6 +17,7 @@ import (
 	"strings"
 	"time"
 
+	"github.com/qwenrt/qwenrt/internal/atomicfile"
 	"github.com/qwenrt/qwenrt/runner/accelerate"
 	"github.com/qwenrt/qwenrt/runner/bench"
 	"github.com/qwenrt/qwenrt/runner/bench/stats"
@@ -496,10 +498,11 @@ func (h *hunt) keep(name string, t Trial) error {
 	if err := os.MkdirAll(filepath.Dir(h.State), 0o777); err != nil {
 		return fmt.Errorf("tune: %w", err)
 	}
-	if err := os.WriteFile(h.State+".new", text, 0o666); err != nil {
-		return fmt.Errorf("tune: %w", err)
-	}
-	if err := os.Rename(h.State+".new", h.State); err != nil {
+	err = atomicfile.Write(h.State, 0o666, func(w io.Writer) error {
+		_, err := w.Write(text)
+		return err
+	})
+	if err != nil {
 		return fmt.Errorf("tune: %w", err)
 	}
 	return nil
