@@ -20,7 +20,7 @@ func (p *program) recommendCommand() *cli.Command {
 	return &cli.Command{
 		Name:      "recommend",
 		Usage:     "say which configuration suits this machine",
-		ArgsUsage: "[MODEL]",
+		ArgsUsage: "[HF_DIR]",
 		Description: "Looks at the machine, measures its kernels for two seconds, and says which configuration to use, why,\n" +
 			"and what to expect. " + checkpointHelp + "\nWithout one, the answer is for a model of the shape of Qwen3-0.6B.\n\n" +
 			"Example: qwenrt recommend Qwen/Qwen3-0.6B --goal latency --context 4096",

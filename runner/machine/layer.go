@@ -29,6 +29,27 @@ func (s Shape) validate() error {
 	return nil
 }
 
+// Cache is the type of the KV cache.
+type Cache string
+
+// The types. MeasureRest knows the first two.
+const (
+	CacheFloat32 Cache = "fp32"
+	CacheInt8    Cache = "int8" // with a scale for each channel
+	CacheFloat16 Cache = "fp16"
+)
+
+// Bytes is the size of a number.
+func (c Cache) Bytes() float64 {
+	switch c {
+	case CacheInt8:
+		return 1
+	case CacheFloat16:
+		return 2
+	}
+	return 4
+}
+
 // Rest is what a layer takes beside its products: norms, rotary embedding, attention and activation function.
 type Rest struct {
 	// Decode is the time of one token with next to nothing in the cache, and DecodeKV what each cached token adds.
@@ -43,13 +64,16 @@ const (
 	restPast   = 2048 // tokens: the caches of restLayers layers are then larger than those of a few cores
 )
 
-// MeasureRest measures a layer's operators other than products, with a KV cache in fp32, in about a quarter of a second.
-func MeasureRest(ctx context.Context, s Shape, threads int) (Rest, error) {
+// MeasureRest measures a layer's operators other than products, in about a quarter of a second.
+func MeasureRest(ctx context.Context, s Shape, c Cache, threads int) (Rest, error) {
 	fail := func(err error) (Rest, error) { return Rest{}, fmt.Errorf("machine: %w", err) }
 	if err := s.validate(); err != nil {
 		return fail(err)
 	}
-	r, err := newRun(restModel(s), threads)
+	if c != CacheFloat32 && c != CacheInt8 {
+		return fail(fmt.Errorf("a cache in %s: not measured: want %s or %s", c, CacheFloat32, CacheInt8))
+	}
+	r, err := newRun(restModel(s, c), threads)
 	if err != nil {
 		return fail(err)
 	}
@@ -77,7 +101,7 @@ func MeasureRest(ctx context.Context, s Shape, threads int) (Rest, error) {
 }
 
 // restModel is restLayers layers of Qwen3 as graphopt leaves them, with inputs in the place of products.
-func restModel(s Shape) *ir.Model {
+func restModel(s Shape, c Cache) *ir.Model {
 	m := ir.NewModel("rest", 10, 21)
 	m.RequireOpset("com.microsoft", 1)
 	g := m.Graph
@@ -93,11 +117,7 @@ func restModel(s Shape) *ir.Model {
 	total := input("total", ir.Int32)
 	table := input("table", ir.Float32, ir.Fixed(restPast+restRows), ir.Fixed(s.HeadDim/2))
 	ones := func(name string, n int64) *ir.Value {
-		w := make([]float32, n)
-		for i := range w {
-			w[i] = 1
-		}
-		return g.AddInitializer(name, ir.Float32Tensor(w, n))
+		return g.AddInitializer(name, ir.Float32Tensor(fill(n, 1), n))
 	}
 	hidden, head := ones("hidden_weight", s.Hidden), ones("head_weight", s.HeadDim)
 	toHeads := g.AddInitializer("to_heads", ir.Int64Tensor([]int64{0, -1, s.HeadDim}, 3))
@@ -113,16 +133,26 @@ func restModel(s Shape) *ir.Model {
 			Outputs: []string{"norm", "", "", "sum"}, Attrs: []*ir.Attr{ir.Float("epsilon", 1e-6)},
 		}).Output(3)
 	}
+	dtype := ir.Float32
+	attrs := []*ir.Attr{ir.Int("num_heads", s.Heads), ir.Int("kv_num_heads", s.KVHeads), ir.Int("do_rotary", 1)}
+	var scales []*ir.Value
+	if c == CacheInt8 {
+		dtype = ir.Int8
+		attrs = append(attrs, ir.Str("k_quant_type", "PER_CHANNEL"), ir.Str("v_quant_type", "PER_CHANNEL"), ir.Int("kv_cache_bit_width", 8))
+		scale := g.AddInitializer("cache_scale", ir.Float32Tensor(fill(s.KVHeads*s.HeadDim, 1.0/64), 1, s.KVHeads, 1, s.HeadDim))
+		scales = []*ir.Value{nil, nil, nil, scale, scale}
+	}
 	for i := range restLayers {
 		x = skip(x, x)
-		cache := func(kind string) *ir.Value {
-			return input(fmt.Sprintf("past.%d.%s", i, kind), ir.Float32, ir.Fixed(1), ir.Fixed(s.KVHeads), ir.Fixed(restPast+restRows), ir.Fixed(s.HeadDim))
+		cache := func(part string) *ir.Value {
+			return input(fmt.Sprintf("past.%d.%s", i, part), dtype, ir.Fixed(1), ir.Fixed(s.KVHeads), ir.Fixed(restPast+restRows), ir.Fixed(s.HeadDim))
 		}
 		n := g.Add(ir.NodeSpec{
 			Op: "GroupQueryAttention", Domain: "com.microsoft",
-			Inputs:  []*ir.Value{norm(q, s.Heads*s.HeadDim), norm(k, s.KVHeads*s.HeadDim), v, cache("key"), cache("value"), lengths, total, table, table},
+			Inputs: append([]*ir.Value{norm(q, s.Heads*s.HeadDim), norm(k, s.KVHeads*s.HeadDim), v, cache("key"), cache("value"), lengths, total, table, table},
+				scales...),
 			Outputs: []string{"attention", fmt.Sprintf("present.%d.key", i), fmt.Sprintf("present.%d.value", i)},
-			Attrs:   []*ir.Attr{ir.Int("num_heads", s.Heads), ir.Int("kv_num_heads", s.KVHeads), ir.Int("do_rotary", 1)},
+			Attrs:   attrs,
 		})
 		for _, v := range n.Outputs() {
 			g.AddOutput(v)

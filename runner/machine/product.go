@@ -22,6 +22,7 @@ const (
 	Int8        Weights = "int8"         // MatMulNBits with 8 bits, symmetric, accuracy level 4
 	Int4        Weights = "int4"         // MatMulNBits with 4 bits, symmetric, accuracy level 4
 	DynamicInt8 Weights = "dynamic_int8" // DynamicQuantizeMatMul, one scale a column
+	StaticInt8  Weights = "static_int8"  // QuantizeLinear, DequantizeLinear and MatMul, which become MatMulIntegerToFloat
 )
 
 // Rate is what a product kernel reaches, in weights times rows per second: a model with w weights in its products takes
@@ -45,8 +46,8 @@ func (s Shape) Products() []Matrix {
 }
 
 const (
-	// prefillRows are enough for kernels to be at their full speed; DynamicQuantizeMatMul, which is much faster and
-	// shares its work by rows, wants integerRows.
+	// prefillRows are enough for kernels to be at their full speed; products of integers, which are much faster and
+	// share their work by rows, want integerRows.
 	prefillRows = 64
 	integerRows = 256
 	// maxSide cuts large matrices down: beyond it the time of a product is in proportion to its weights.
@@ -79,7 +80,7 @@ func MeasureProducts(ctx context.Context, s Shape, w Weights, block, threads int
 		return fail(err)
 	}
 	rows := int64(prefillRows)
-	if w == DynamicInt8 {
+	if w == DynamicInt8 || w == StaticInt8 {
 		rows = integerRows
 	}
 	many, err := r.products(ctx, rows, 1)
@@ -101,6 +102,8 @@ func productModel(s Shape, w Weights, block int) (m *ir.Model, weights float64, 
 		product, bits = b.float, 32
 	case DynamicInt8:
 		product = b.dynamic
+	case StaticInt8:
+		product = b.static
 	case Int4, Int8:
 		if w == Int4 {
 			bits = 4
@@ -110,7 +113,7 @@ func productModel(s Shape, w Weights, block int) (m *ir.Model, weights float64, 
 		}
 		product = func(x *ir.Value, m Matrix) *ir.Value { return b.blocks(x, m, bits, int64(block)) }
 	default:
-		return nil, 0, fmt.Errorf("not measured: want %s, %s, %s or %s", Float32, Int8, Int4, DynamicInt8)
+		return nil, 0, fmt.Errorf("not measured: want %s, %s, %s, %s or %s", Float32, Int8, Int4, DynamicInt8, StaticInt8)
 	}
 	inputs := map[int64]*ir.Value{}
 	for done := int64(0); done*bits/8 < measuredBytes(); {
@@ -157,11 +160,15 @@ func (b *builder) tensor(name string, t ir.DType, raw []byte, shape ...int64) *i
 
 // scales are so small that results stay near 1.
 func (b *builder) scales(n int64, v float32) *ir.Value {
+	return b.g.AddInitializer(b.g.Fresh("scales"), ir.Float32Tensor(fill(n, v), n))
+}
+
+func fill(n int64, v float32) []float32 {
 	all := make([]float32, n)
 	for i := range all {
 		all[i] = v
 	}
-	return b.g.AddInitializer(b.g.Fresh("scales"), ir.Float32Tensor(all, n))
+	return all
 }
 
 func (b *builder) float(x *ir.Value, m Matrix) *ir.Value {
@@ -190,6 +197,19 @@ func (b *builder) dynamic(x *ir.Value, m Matrix) *ir.Value {
 	return b.g.Add(ir.NodeSpec{
 		Op: "DynamicQuantizeMatMul", Domain: "com.microsoft", Inputs: []*ir.Value{x, w, b.scales(m.Out, 0.0003)},
 	}).Output(0)
+}
+
+// static quantises x for each product anew, as a layer does: another scale each time keeps ONNX Runtime from doing it once.
+func (b *builder) static(x *ir.Value, m Matrix) *ir.Value {
+	quantise := func(op string, x, scale, zero *ir.Value, attrs ...*ir.Attr) *ir.Value {
+		return b.g.Op(op, "quantised", []*ir.Value{x, scale, zero}, attrs...)
+	}
+	scale := b.g.AddInitializer(b.g.Fresh("scale"), ir.Float32Tensor([]float32{1.0/64 + float32(b.used)/(1<<20)}))
+	zero := b.tensor("zero", ir.Uint8, []byte{128})
+	x = quantise("DequantizeLinear", quantise("QuantizeLinear", x, scale, zero), scale, zero)
+	w := b.tensor("w", ir.Int8, b.bytes(m.In*m.Out), m.In, m.Out)
+	w = quantise("DequantizeLinear", w, b.scales(m.Out, 0.0003), b.tensor("zeros", ir.Int8, make([]byte, m.Out), m.Out), ir.Int("axis", 1))
+	return b.g.Op("MatMul", "product", []*ir.Value{x, w})
 }
 
 // products is the time of a run with some rows.

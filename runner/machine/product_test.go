@@ -12,7 +12,7 @@ var small = Shape{Hidden: 1024, Heads: 16, KVHeads: 8, HeadDim: 128, Intermediat
 
 // Each kind of weights runs on its kernel. How fast is another question: no test depends on a clock.
 func TestMeasureProducts(t *testing.T) {
-	for _, w := range []Weights{Float32, Int8, Int4, DynamicInt8} {
+	for _, w := range []Weights{Float32, Int8, Int4, DynamicInt8, StaticInt8} {
 		r, err := MeasureProducts(t.Context(), small, w, 32, 0)
 		require.NoError(t, err, w)
 		require.Positive(t, r.Decode, w)
@@ -33,14 +33,18 @@ func TestMeasureProductsErrors(t *testing.T) {
 }
 
 func TestMeasureRest(t *testing.T) {
+	for _, c := range []Cache{CacheFloat32, CacheInt8} {
+		r, err := MeasureRest(t.Context(), small, c, 0)
+		require.NoError(t, err, c)
+		require.Positive(t, r.Decode)
+		require.Positive(t, r.Prefill)
+		t.Logf("a layer, cache in %s: %v a token, %v more for each cached token; %v a token of a prompt", c, r.Decode, r.DecodeKV, r.Prefill)
+	}
+	_, err := MeasureRest(t.Context(), small, CacheFloat16, 0)
+	require.ErrorContains(t, err, "a cache in fp16: not measured")
 	s := small
-	r, err := MeasureRest(t.Context(), s, 0)
-	require.NoError(t, err)
-	require.Positive(t, r.Decode)
-	require.Positive(t, r.Prefill)
-	t.Logf("a layer: %v a token, %v more for each cached token; %v a token of a prompt", r.Decode, r.DecodeKV, r.Prefill)
 	s.KVHeads = 3
-	_, err = MeasureRest(t.Context(), s, 0)
+	_, err = MeasureRest(t.Context(), s, CacheFloat32, 0)
 	require.ErrorContains(t, err, "heads must be a multiple of KV heads")
 	s.Hidden = -1
 	_, err = MeasureProducts(t.Context(), s, Int4, 32, 0)

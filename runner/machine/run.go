@@ -53,8 +53,10 @@ func (r *run) tensor(name string, d ort.DType, shape ...int64) (*ort.Tensor, err
 		return nil, err
 	}
 	r.tensors[key] = t
-	for i, v := 0, ort.Data[float32](t); i < len(v); i++ {
-		v[i] = 1 - 2*float32(i&1)
+	if d == ort.Float32 {
+		for i, v := 0, ort.Data[float32](t); i < len(v); i++ {
+			v[i] = 1 - 2*float32(i&1)
+		}
 	}
 	return t, nil
 }

@@ -29,7 +29,7 @@ func (k Kernel) heldBits() float64 {
 		return 4 + 64/float64(k.Block)
 	case machine.Int8:
 		return 8 + 64/float64(k.Block)
-	case machine.DynamicInt8:
+	case machine.DynamicInt8, machine.StaticInt8:
 		return 8
 	case halfPrecision:
 		return 16

@@ -40,8 +40,8 @@ type Candidate struct {
 	// When says when to use it.
 	When string `json:"when"`
 
-	kernel  Kernel
-	element float64 // bytes of a number in the cache
+	kernel Kernel
+	cache  machine.Cache
 }
 
 // candidatesFor lists the candidates for a device, the best quality first.
@@ -60,17 +60,17 @@ var (
 	onCUDA = []Candidate{
 		{
 			Name: "fp16", Config: accelerate.Config{Precision: accelerate.None, DType: accelerate.FP16, Device: accelerate.CUDA},
-			Flags: "--precision none --dtype fp16 --target cuda", When: "the usual precision of GPUs", kernel: Kernel{Weights: halfPrecision}, element: 2,
+			Flags: "--precision none --dtype fp16 --target cuda", When: "the usual precision of GPUs", kernel: Kernel{Weights: halfPrecision}, cache: machine.CacheFloat16,
 		},
 		{
 			Name: "int4-fp16", Config: accelerate.Config{Precision: accelerate.Int4, BlockSize: 32, DType: accelerate.FP16, Device: accelerate.CUDA},
 			Flags: "--precision int4 --dtype fp16 --target cuda", KLD: 0.0125,
-			When: "a quarter of the weights to read for each token", kernel: Kernel{machine.Int4, 32}, element: 2,
+			When: "a quarter of the weights to read for each token", kernel: Kernel{machine.Int4, 32}, cache: machine.CacheFloat16,
 		},
 	}
 	onCoreML = []Candidate{{
 		Name: "none", Config: accelerate.Config{Precision: accelerate.None, Device: accelerate.CoreML}, Flags: "--precision none --target coreml",
-		When: "Core ML's operators take no quantised weights of this form", kernel: Kernel{Weights: machine.Float32}, element: 4,
+		When: "Core ML's operators take no quantised weights of this form", kernel: Kernel{Weights: machine.Float32}, cache: machine.CacheFloat32,
 	}}
 )
 
@@ -81,23 +81,36 @@ const halfPrecision machine.Weights = "fp16"
 var candidates = []Candidate{
 	{
 		Name: "none", Config: accelerate.Config{Precision: accelerate.None}, Flags: "--precision none",
-		When: "exact results; a reference for the others", kernel: Kernel{Weights: machine.Float32}, element: 4,
+		When: "exact results; a reference for the others", kernel: Kernel{Weights: machine.Float32}, cache: machine.CacheFloat32,
 	},
 	{
 		Name: "int8", Config: accelerate.Config{Precision: accelerate.Int8}, Flags: "--precision int8", KLD: 0.00014,
-		When: "a quarter of the memory, and hardly a different answer", kernel: Kernel{machine.Int8, 32}, element: 4,
+		When: "a quarter of the memory, and hardly a different answer", kernel: Kernel{machine.Int8, 32}, cache: machine.CacheFloat32,
+	},
+	{
+		Name: "int8-kv8", Config: accelerate.Config{Precision: accelerate.Int8, KV: accelerate.KVInt8}, Flags: "--precision int8 --kv int8", KLD: 0.0002,
+		When: "long contexts: a quarter of the KV cache to hold and to read for each token, at some cost for prompts; calibrated for a minute or more", kernel: Kernel{machine.Int8, 32}, cache: machine.CacheInt8,
+	},
+	{
+		Name: "static-int8", Config: accelerate.Config{Precision: accelerate.StaticInt8}, Flags: "--precision static-int8", KLD: 0.0010,
+		When: "as dynamic-int8, with ranges of activations that calibration has fixed: for texts like those it saw", kernel: Kernel{Weights: machine.StaticInt8}, cache: machine.CacheFloat32,
 	},
 	{
 		Name: "dynamic-int8", Config: accelerate.Config{Precision: accelerate.DynamicInt8}, Flags: "--precision dynamic-int8", KLD: 0.0012,
-		When: "long prompts on CPUs with VNNI or AMX: products in integers; calibrated for a minute or more", kernel: Kernel{Weights: machine.DynamicInt8}, element: 4,
+		When: "long prompts on CPUs with VNNI or AMX: products in integers; calibrated for a minute or more", kernel: Kernel{Weights: machine.DynamicInt8}, cache: machine.CacheFloat32,
 	},
 	{
 		Name: "int4-b32", Config: accelerate.Config{Precision: accelerate.Int4, BlockSize: 32}, Flags: "--precision int4 --block-size 32", KLD: 0.0125,
-		When: "small and fast, at the usual quality of INT4; --algo gptq costs minutes and loses less", kernel: Kernel{machine.Int4, 32}, element: 4,
+		When: "small and fast, at the usual quality of INT4; --algo gptq costs minutes and loses less", kernel: Kernel{machine.Int4, 32}, cache: machine.CacheFloat32,
 	},
 	{
 		Name: "int4-b128", Config: accelerate.Config{Precision: accelerate.Int4, BlockSize: 128}, Flags: "--precision int4 --block-size 128", KLD: 0.0177,
-		When: "the smallest and the fastest to decode; best with --algo gptq or awq+gptq", kernel: Kernel{machine.Int4, 128}, element: 4,
+		When: "small, and the fastest to decode behind short contexts; best with --algo gptq or awq+gptq", kernel: Kernel{machine.Int4, 128}, cache: machine.CacheFloat32,
+	},
+	{
+		Name: "int4-b128-kv8", Config: accelerate.Config{Precision: accelerate.Int4, BlockSize: 128, KV: accelerate.KVInt8},
+		Flags: "--precision int4 --block-size 128 --kv int8", KLD: 0.0178,
+		When: "the smallest, and the fastest to decode behind long contexts: a quarter of the KV cache to hold and to read; calibrated for a minute or more", kernel: Kernel{machine.Int4, 128}, cache: machine.CacheInt8,
 	},
 }
 
@@ -118,8 +131,10 @@ type Expectation struct {
 	Memory Memory `json:"memory"`
 	Speed  Speed  `json:"speed"`
 	Fits   bool   `json:"fits"`
-	// Rate is what the speed is reckoned with; zero, as the speed is, where nothing was measured.
+	// Rate, and Rest of a layer (times in ns), are what the speed is reckoned with; zero, as the speed is, where nothing
+	// was measured.
 	Rate machine.Rate `json:"rate"`
+	Rest machine.Rest `json:"rest"`
 }
 
 // Advice is an answer to a Request.
@@ -128,7 +143,6 @@ type Advice struct {
 	Device  accelerate.Device `json:"device"`
 	Goal    Goal              `json:"goal"`
 	Context int               `json:"context"`
-	Rest    machine.Rest      `json:"rest"`         // of a layer; times in ns
 	Limit   int64             `json:"memory_limit"` // bytes; 0 is unknown
 	Best    Expectation       `json:"best"`
 	Why     []string          `json:"why"`
@@ -197,11 +211,7 @@ func Recommend(ctx context.Context, m Model, q Request) (*Advice, error) {
 	}
 	var rates Rates
 	if q.Device == accelerate.CPU {
-		kernels := make([]Kernel, len(candidates))
-		for i, c := range candidates {
-			kernels[i] = c.kernel
-		}
-		if rates, err = MeasureRates(ctx, m, kernels, on.Threads); err != nil {
+		if rates, err = MeasureRates(ctx, m, candidates, on.Threads); err != nil {
 			return nil, err
 		}
 	}
@@ -210,11 +220,11 @@ func Recommend(ctx context.Context, m Model, q Request) (*Advice, error) {
 
 // choose is Recommend behind the measurements.
 func choose(m Model, q Request, on machine.Machine, rates Rates) (*Advice, error) {
-	a := &Advice{Machine: on, Device: q.Device, Goal: q.Goal, Context: q.Context, Rest: rates.Rest, Limit: q.Memory}
+	a := &Advice{Machine: on, Device: q.Device, Goal: q.Goal, Context: q.Context, Limit: q.Memory}
 	for _, c := range candidatesFor(q.Device) {
-		e := Expectation{Candidate: c, Memory: m.Memory(c.kernel, q.Context, c.element, 0), Rate: rates.Products[c.kernel]}
+		e := Expectation{Candidate: c, Memory: m.Memory(c.kernel, q.Context, c.cache.Bytes(), 0), Rate: rates.Products[c.kernel]}
 		if e.Rate.Decode > 0 {
-			e.Speed = rates.Speed(m, c.kernel, q.Context, c.element/4)
+			e.Rest, e.Speed = rates.Rest[c.cache], rates.Speed(m, c.kernel, q.Context, c.cache)
 		}
 		e.Fits = q.Memory == 0 || e.Memory.Total <= q.Memory
 		a.All = append(a.All, e)
@@ -298,8 +308,8 @@ func (a *Advice) Formula(m Model, e Expectation) (decode, prefill string) {
 	const g = 1e9
 	micro := func(d float64) float64 { return d / 1e3 }
 	decode = fmt.Sprintf("1 / (%.3f G weights / %.1f G/s + %d layers x (%.1f µs + %d x %.2f µs))",
-		float64(m.LayerWeights()+m.HeadWeights())/g, e.Rate.Decode/g, m.Layers, micro(float64(a.Rest.Decode)), a.Context, micro(float64(a.Rest.DecodeKV)*e.element/4))
+		float64(m.LayerWeights()+m.HeadWeights())/g, e.Rate.Decode/g, m.Layers, micro(float64(e.Rest.Decode)), a.Context, micro(float64(e.Rest.DecodeKV)))
 	prefill = fmt.Sprintf("1 / (%.3f G weights / %.0f G/s + %d layers x %.1f µs), and once %.3f G / %.1f G/s",
-		float64(m.LayerWeights())/g, e.Rate.Prefill/g, m.Layers, micro(float64(a.Rest.Prefill)), float64(m.HeadWeights())/g, e.Rate.Decode/g)
+		float64(m.LayerWeights())/g, e.Rate.Prefill/g, m.Layers, micro(float64(e.Rest.Prefill)), float64(m.HeadWeights())/g, e.Rate.Decode/g)
 	return decode, prefill
 }

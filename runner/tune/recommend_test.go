@@ -18,10 +18,14 @@ var rates = Rates{
 		{machine.Float32, 0}:     {Decode: 9e9, Prefill: 95e9},
 		{machine.Int8, 32}:       {Decode: 25e9, Prefill: 135e9},
 		{machine.DynamicInt8, 0}: {Decode: 24e9, Prefill: 350e9},
+		{machine.StaticInt8, 0}:  {Decode: 21e9, Prefill: 340e9},
 		{machine.Int4, 32}:       {Decode: 40e9, Prefill: 125e9},
 		{machine.Int4, 128}:      {Decode: 50e9, Prefill: 176e9},
 	},
-	Rest: machine.Rest{Decode: 17 * time.Microsecond, DecodeKV: 380 * time.Nanosecond, Prefill: 19 * time.Microsecond},
+	Rest: map[machine.Cache]machine.Rest{
+		machine.CacheFloat32: {Decode: 17 * time.Microsecond, DecodeKV: 380 * time.Nanosecond, Prefill: 19 * time.Microsecond},
+		machine.CacheInt8:    {Decode: 18 * time.Microsecond, DecodeKV: 150 * time.Nanosecond, Prefill: 35 * time.Microsecond},
+	},
 }
 
 func TestChoose(t *testing.T) {
@@ -31,11 +35,12 @@ func TestChoose(t *testing.T) {
 		q    Request
 		want string
 	}{
-		{"the fewest bits decode fastest", Request{Goal: Latency, Memory: 24 * gb}, "int4-b128"},
+		{"the fewest bits decode fastest", Request{Goal: Latency, Memory: 24 * gb}, "int4-b128-kv8"},
+		{"the bits of a cache that holds next to nothing do not matter", Request{Goal: Latency, Context: 16, Memory: 24 * gb}, "int4-b128"},
 		{"nothing is as exact as fp32", Request{Goal: Quality, Memory: 24 * gb}, "none"},
 		{"fp32 does not fit: the next best", Request{Goal: Quality, Memory: 2 * gb}, "int8"},
-		{"an answer a quarter as long as the prompt takes longer than the prompt", Request{Goal: Throughput, Memory: 24 * gb}, "int4-b128"},
-		{"the smallest", Request{Goal: LowMemory}, "int4-b128"},
+		{"an answer a quarter as long as the prompt takes longer than the prompt", Request{Goal: Throughput, Memory: 24 * gb}, "int4-b128-kv8"},
+		{"the smallest", Request{Goal: LowMemory}, "int4-b128-kv8"},
 	} {
 		q, err := c.q.resolve(small, machine.Machine{})
 		require.NoError(t, err)
@@ -48,12 +53,16 @@ func TestChoose(t *testing.T) {
 	}
 	_, err := choose(small, Request{Device: accelerate.CPU, Goal: Latency, Context: 2048, Memory: gb / 4}, machine.Machine{}, rates)
 	require.ErrorIs(t, err, ErrNothingFits)
-	require.ErrorContains(t, err, "int4-b128 takes the least")
+	require.ErrorContains(t, err, "int4-b128-kv8 takes the least")
 }
 
 // Where estimates are within a hair of each other, quality decides.
 func TestChooseAlike(t *testing.T) {
-	even := Rates{Products: map[Kernel]machine.Rate{}, Rest: rates.Rest}
+	same := rates.Rest[machine.CacheFloat32]
+	even := Rates{
+		Products: map[Kernel]machine.Rate{},
+		Rest:     map[machine.Cache]machine.Rest{machine.CacheFloat32: same, machine.CacheInt8: same},
+	}
 	for _, c := range candidates {
 		even.Products[c.kernel] = machine.Rate{Decode: 30e9, Prefill: 100e9}
 	}
@@ -107,7 +116,7 @@ func TestJudge(t *testing.T) {
 	}
 	all[1].MeasuredSpeed.Decode *= 10
 	latency := a.Judge(all)[0]
-	require.Equal(t, Check{Latency, "int4-b128", "int8", latency.Ratio}, latency)
+	require.Equal(t, Check{Latency, "int4-b128-kv8", "int8", latency.Ratio}, latency)
 	require.Less(t, latency.Ratio, 0.5)
 }
 

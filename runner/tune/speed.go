@@ -16,22 +16,31 @@ type Kernel struct {
 // Rates are what a machine reaches.
 type Rates struct {
 	Products map[Kernel]machine.Rate
-	Rest     machine.Rest // of one layer of the model
+	Rest     map[machine.Cache]machine.Rest // of one layer of the model
 }
 
-// MeasureRates measures what estimates of m need, for some kernels.
-func MeasureRates(ctx context.Context, m Model, kernels []Kernel, threads int) (Rates, error) {
-	r := Rates{Products: map[Kernel]machine.Rate{}}
-	for _, k := range kernels {
+// MeasureRates measures what estimates of m need, for some candidates.
+func MeasureRates(ctx context.Context, m Model, candidates []Candidate, threads int) (Rates, error) {
+	r := Rates{Products: map[Kernel]machine.Rate{}, Rest: map[machine.Cache]machine.Rest{}}
+	for _, c := range candidates {
+		if _, known := r.Rest[c.cache]; !known {
+			rest, err := machine.MeasureRest(ctx, m.Layer, c.cache, threads)
+			if err != nil {
+				return Rates{}, err
+			}
+			r.Rest[c.cache] = rest
+		}
+		k := c.kernel
+		if _, known := r.Products[k]; known {
+			continue
+		}
 		rate, err := machine.MeasureProducts(ctx, m.Layer, k.Weights, k.Block, threads)
 		if err != nil {
 			return Rates{}, err
 		}
 		r.Products[k] = rate
 	}
-	var err error
-	r.Rest, err = machine.MeasureRest(ctx, m.Layer, threads)
-	return r, err
+	return r, nil
 }
 
 // Speed is what is to be expected, in tokens a second.
@@ -40,14 +49,13 @@ type Speed struct {
 	Decode  float64 `json:"decode"`  // behind a context
 }
 
-// Speed estimates that of m with products on k, behind context tokens. cache is the size of a cached number relative to
-// float32: attention while decoding waits for the cache.
-func (r Rates) Speed(m Model, k Kernel, context int, cache float64) Speed {
-	rate, n := r.Products[k], float64(m.Layers)
-	cached := float64(r.Rest.DecodeKV) * cache * float64(context) // of one layer, for one token
-	decode := float64(m.LayerWeights()+m.HeadWeights())/rate.Decode + n*seconds(float64(r.Rest.Decode)+cached)
+// Speed estimates that of m with products on k, behind context tokens in a cache of type c.
+func (r Rates) Speed(m Model, k Kernel, context int, c machine.Cache) Speed {
+	rate, rest, n := r.Products[k], r.Rest[c], float64(m.Layers)
+	cached := float64(rest.DecodeKV) * float64(context) // of one layer, for one token
+	decode := float64(m.LayerWeights()+m.HeadWeights())/rate.Decode + n*seconds(float64(rest.Decode)+cached)
 	// A token of a prompt attends to half of it, on average.
-	perToken := float64(m.LayerWeights())/rate.Prefill + n*seconds(float64(r.Rest.Prefill))
+	perToken := float64(m.LayerWeights())/rate.Prefill + n*seconds(float64(rest.Prefill))
 	tokens := float64(max(1, context))
 	prefill := tokens*perToken + float64(m.HeadWeights())/rate.Decode
 	return Speed{Prefill: tokens / prefill, Decode: 1 / decode}

@@ -36,10 +36,15 @@ func TestSpeed(t *testing.T) {
 	k := Kernel{machine.Int4, 32}
 	r := Rates{
 		Products: map[Kernel]machine.Rate{k: {Decode: 1e8, Prefill: 1e9}},
-		Rest:     machine.Rest{Decode: 100 * time.Microsecond, DecodeKV: time.Microsecond, Prefill: 10 * time.Microsecond},
+		Rest: map[machine.Cache]machine.Rest{
+			machine.CacheFloat32: {Decode: 100 * time.Microsecond, DecodeKV: time.Microsecond, Prefill: 10 * time.Microsecond},
+			machine.CacheInt8:    {Decode: 100 * time.Microsecond, DecodeKV: 300, Prefill: 20 * time.Microsecond},
+		},
 	}
-	s := r.Speed(m, k, 100, 1)
+	s := r.Speed(m, k, 100, machine.CacheFloat32)
 	require.InEpsilon(t, 1/(11e-3+1e-3+1e-3), s.Decode, 1e-9, "products, rest, cache")
 	require.InEpsilon(t, 100/(100*(1e-3+0.1e-3)+1e-3), s.Prefill, 1e-9, "layers, rest, head once")
-	require.Greater(t, r.Speed(m, k, 100, 0.25).Decode, s.Decode, "a smaller cache is read sooner")
+	s = r.Speed(m, k, 100, machine.CacheInt8)
+	require.InEpsilon(t, 1/(11e-3+1e-3+0.3e-3), s.Decode, 1e-9, "each type of cache has its own times")
+	require.InEpsilon(t, 100/(100*(1e-3+0.2e-3)+1e-3), s.Prefill, 1e-9)
 }
