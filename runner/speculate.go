@@ -9,6 +9,8 @@ import (
 	"os"
 	"path/filepath"
 	"slices"
+
+	"github.com/qwenrt/qwenrt/runner/sample"
 )
 
 // DefaultSpeculation is a good Request.Speculate on a CPU: a row more costs about a third of a step, so that
@@ -267,7 +269,7 @@ func (d *draftModel) draft(ctx context.Context, dst, tokens []int32, n int) ([]i
 	}
 	logits, err := d.seq.Prefill(ctx, tokens[same:])
 	for i := 0; err == nil; i++ {
-		token := likeliest(logits)
+		token := int32(max(0, sample.Argmax(logits))) // of logits that are all NaN, any guess is as good
 		if token >= d.max {
 			return dst, nil
 		}
@@ -277,16 +279,6 @@ func (d *draftModel) draft(ctx context.Context, dst, tokens []int32, n int) ([]i
 		logits, err = d.seq.Decode(ctx, token)
 	}
 	return dst, err
-}
-
-func likeliest(logits []float32) int32 {
-	best := 0
-	for i, l := range logits {
-		if l > logits[best] {
-			best = i
-		}
-	}
-	return int32(best)
 }
 
 func (d *draftModel) fork() drafter {

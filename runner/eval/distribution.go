@@ -1,6 +1,10 @@
 package eval
 
-import "math"
+import (
+	"math"
+
+	"github.com/qwenrt/qwenrt/runner/sample"
+)
 
 // distribution is what a model says of the token behind one position: the probability of token i is
 // exp(values[i]-shift)/norm.
@@ -27,15 +31,8 @@ func fromLogits(logits []float32) distribution {
 	}
 }
 
-func argmax(values []float32) int {
-	top, highest := 0, values[0]
-	for i, v := range values {
-		if v > highest {
-			top, highest = i, v
-		}
-	}
-	return top
-}
+// argmax is the most likely token, 0 where none has a value.
+func argmax(values []float32) int { return max(0, sample.Argmax(values)) }
 
 // sumExp is the sum of exp(v-highest), NaN if one of the values is.
 func sumExp(values []float32, highest float64) float64 {

@@ -13,7 +13,7 @@
 // and, of equal ones, the lowest id, as argmax does.
 //
 // The same logits and seed give the same tokens on every machine: the arithmetic is
-// float64 in an order of its own, with an exponential function of its own, and the
+// float64 in an order of its own, with an exponential function of its own (within 2e-8 of the value), and the
 // candidates are laid out by id, so that logits that differ in their last bits almost
 // never change the choice. Next does not allocate.
 //

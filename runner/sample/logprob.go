@@ -15,20 +15,17 @@ type Logprob struct {
 // LogSum is the logarithm of the sum of e to each logit: a token's log-probability is its logit less that.
 // Logits that are all NaN or minus infinity have minus infinity.
 func LogSum(logits []float32) float64 {
-	best := argmax(logits)
+	best := Argmax(logits)
 	if best < 0 {
 		return math.Inf(-1)
 	}
-	top, total := float64(logits[best]), 0.0
+	s := Sampler{best: float64(logits[best]), scale: stepsPerUnit}
 	var weights [span]float64
+	total := 0.0
 	for part := range slices.Chunk(logits, span) {
-		for i, l := range part {
-			weights[i] = float64(l) - top
-		}
-		exps(weights[:len(part)])
-		total += sum(weights[:len(part)])
+		total += s.weighSpan(weights[:], part)
 	}
-	return top + math.Log(total)
+	return s.best + math.Log(total)
 }
 
 // Best returns the n tokens of the largest logits, from the largest down, of equal ones the lowest ids
@@ -38,7 +35,7 @@ func Best(logits []float32, n int) []int32 {
 		return nil
 	}
 	n = min(n, len(logits))
-	least := kthLargest(logits, make([]float32, 0, n), n)
+	least := kthLargest(logits, make([]float32, largestRoom(len(logits), n)), n)
 	ids := make([]int32, 0, n)
 	bound := math.Nextafter32(least, float32(math.Inf(-1)))
 	for i := nextAbove(logits, 0, bound); i >= 0; i = nextAbove(logits, i+1, bound) {

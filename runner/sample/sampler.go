@@ -5,7 +5,6 @@ import (
 	"fmt"
 	"math"
 	"math/rand/v2"
-	"slices"
 )
 
 // ErrLogits is wrapped by the errors of Next for logits that leave no choice.
@@ -23,15 +22,16 @@ type Sampler struct {
 
 	alteration // of the logits
 
-	best, scale float64 // exponents are differences to the best score times scale
+	best, scale float64 // depths are differences to the best score times scale
 
-	heap    []float32 // the top-k logits, smallest first
-	ids     []int32   // candidates, by id
-	weights []float64 // of the candidates: 1 for the most probable
-	keys    []float64 // of the candidates, for typical sampling: 1 for the most typical
-	nucleus nucleus
-	span    [span]float64
-	sums    []float64 // of spans
+	ids     []int32   // of candidates that are not all tokens
+	scores  []float32 // theirs
+	weights []float64 // of candidates
+	spans   []float64 // of the weights
+	mass    *[slots]float64
+
+	edge, left []int32 // candidates at the edge of what a filter keeps
+	parts      [edgeParts]float64
 }
 
 // New returns a sampler for logits of vocab tokens. Its buffers take at most 40 bytes
@@ -58,21 +58,17 @@ func (s *Sampler) Reset(params Params) error {
 	if params.Temperature == 0 {
 		return nil
 	}
-	if s.sums == nil {
-		s.sums = make([]float64, 0, (s.vocab+span-1)/span)
+	if s.spans == nil {
+		s.spans = make([]float64, 0, (s.vocab+span-1)/span)
+		s.weights = make([]float64, s.vocab)
 	}
 	if !params.open() && s.ids == nil {
 		s.ids = make([]int32, s.vocab)
-		s.weights = make([]float64, s.vocab)
+		s.scores = make([]float32, s.vocab)
 	}
-	if k := params.TopK; k < s.vocab && k > cap(s.heap) {
-		s.heap = make([]float32, 0, k)
-	}
-	if (params.nucleus() || params.typical()) && s.nucleus.tied == nil {
-		s.nucleus.tied = make([]int32, s.vocab)
-	}
-	if params.typical() && s.keys == nil {
-		s.keys = make([]float64, s.vocab)
+	if (params.nucleus() || params.typical()) && s.mass == nil {
+		s.mass = new([slots]float64)
+		s.edge, s.left = make([]int32, s.vocab), make([]int32, s.vocab)
 	}
 	return nil
 }
@@ -86,7 +82,7 @@ func (s *Sampler) Next(logits []float32, text []int32, prompt int) (int32, error
 	if err != nil {
 		return 0, err
 	}
-	best := argmax(scores)
+	best := Argmax(scores)
 	if best < 0 {
 		return 0, fmt.Errorf("%w: every one is NaN or minus infinity", ErrLogits)
 	}
@@ -97,67 +93,63 @@ func (s *Sampler) Next(logits []float32, text []int32, prompt int) (int32, error
 		return int32(best), nil
 	}
 	s.measure(scores[best])
-	if s.params.open() {
-		return s.drawAny(scores), nil
-	}
-	return s.draw(s.shortlist(scores)), nil
+	c, k := s.shortlist(scores)
+	return s.draw(&c, k), nil
 }
 
-// measure sets what exponents are measured by.
+// measure sets what depths are measured by.
 func (s *Sampler) measure(best float32) {
-	s.best = float64(best)
-	s.scale = min(1/s.params.Temperature, math.MaxFloat64) // finite, so that 0 * scale is 0
+	s.best = float64(best) + 0                                        // minus zero is zero
+	s.scale = min(stepsPerUnit/s.params.Temperature, math.MaxFloat64) // finite, so that 0 * scale is 0
 }
 
-// exponent is the logarithm of a token's weight.
-func (s *Sampler) exponent(score float32) float64 {
-	return float64((float64(score) - s.best) * s.scale)
-}
+// everything keeps all candidates.
+var everything = cut{radius: math.Inf(1)}
 
-// shortlist fills ids and weights with the candidates and returns their number.
-func (s *Sampler) shortlist(scores []float32) int {
-	n := s.first(scores)
-	if s.params.MinP > 0 {
-		n = s.atLeast(n, s.params.MinP)
-	}
-	if s.params.typical() {
-		n = s.typical(n, scores)
-	}
-	return n
-}
-
-// first collects candidates and applies top-k and top-p.
-func (s *Sampler) first(scores []float32) int {
-	k, p := s.params.TopK, s.params.TopP
-	top := k > 0 && k < len(scores)
-	switch {
-	case top && s.params.nucleus():
-		n := s.gather(scores, kthLargest(scores, s.heap[:0], k), cutoff)
-		return s.nucleus.reduce(s.ids[:n], s.weights[:n], s.weights[:n], p*sum(s.weights[:n]), false)
-	case s.params.nucleus():
-		return s.firstOfAll(scores, p)
-	}
-	least, lowest := float32(math.Inf(-1)), float64(cutoff)
-	if top {
-		least = kthLargest(scores, s.heap[:0], k)
-	}
-	if s.params.MinP > 0 {
-		// Spares the exponential for what min-p removes; atLeast decides near the edge.
-		lowest = max(lowest, math.Log(s.params.MinP)-1e-6)
-	}
-	return s.gather(scores, least, lowest)
-}
-
-// firstOfAll applies top-p to the whole vocabulary. Few tokens are in the nucleus mostly: it adds up all,
-// and then collects no more than it takes.
-func (s *Sampler) firstOfAll(scores []float32, p float64) int {
-	target := p * sum(s.spanSums(scores))
-	for lowest := -8.0; ; lowest *= 2 {
-		n := s.gather(scores, float32(math.Inf(-1)), max(lowest, cutoff))
-		if lowest <= cutoff || sum(s.weights[:n]) >= target {
-			return s.nucleus.reduce(s.ids[:n], s.weights[:n], s.weights[:n], target, false)
+// shortlist applies the filters. What is left are the candidates that the cut keeps, and spans are their weights.
+func (s *Sampler) shortlist(scores []float32) (candidates, cut) {
+	p := &s.params
+	c := s.first(scores)
+	s.weigh(&c, s.massFor(p.nucleus() || p.typical()))
+	k := everything
+	if p.nucleus() {
+		k = s.nearest(&c, 0, p.TopP, false)
+		if p.MinP > 0 || p.typical() {
+			least := s.leastScore(p.MinP)
+			s.keep(&c, func(i int) bool { return s.kept(&c, k, i) && c.scores[i] >= least })
+			s.weigh(&c, s.massFor(p.typical()))
+			k = everything
 		}
 	}
+	if p.typical() {
+		// A candidate's information is z + depth, with the same z for all, and the entropy is the mean of that:
+		// their distance is that of the depth from the mean of depths.
+		k = s.nearest(&c, c.moment/c.total, p.TypicalP, true)
+	}
+	return c, k
+}
+
+func (s *Sampler) massFor(wanted bool) *[slots]float64 {
+	if wanted {
+		return s.mass
+	}
+	return nil
+}
+
+// first applies top-k, and min-p where it is the next.
+func (s *Sampler) first(scores []float32) candidates {
+	p := &s.params
+	least := float32(math.Inf(-1))
+	if p.TopK > 0 && p.TopK < len(scores) {
+		least = kthLargest(scores, s.scores, p.TopK)
+	}
+	if !p.nucleus() {
+		least = max(least, s.leastScore(p.MinP))
+	}
+	if math.IsInf(float64(least), -1) {
+		return s.all(scores)
+	}
+	return s.atLeast(scores, least)
 }
 
 // Alter gives the logits with bias, penalties and bans, as Next compares them: logits themselves where there
@@ -173,99 +165,33 @@ func (s *Sampler) Alter(logits []float32, text []int32, prompt int) ([]float32, 
 	return s.alteration.apply(&s.params, logits, text, prompt)
 }
 
-// gather collects the candidates of at least a score and an exponent, and returns their number.
-func (s *Sampler) gather(scores []float32, least float32, lowest float64) int {
-	down := float32(math.Inf(-1))
-	bound := math.Nextafter32(least, down)
-	if edge := float32(s.best + lowest/s.scale); edge > least { // rounded, so go two steps down
-		bound = math.Nextafter32(math.Nextafter32(edge, down), down)
-	}
-	n := 0
-	for i := nextAbove(scores, 0, bound); i >= 0; i = nextAbove(scores, i+1, bound) {
-		if x := s.exponent(scores[i]); x >= lowest {
-			s.ids[n], s.weights[n] = int32(i), x
-			n++
-		}
-	}
-	exps(s.weights[:n])
-	return n
-}
-
-// span is the number of tokens that are weighed at a time, so that no more than that is in memory.
-const span = 512
-
-// weigh gives the weights of a span of scores.
-func (s *Sampler) weigh(scores []float32) []float64 {
-	weights := s.span[:len(scores)]
-	for i, score := range scores {
-		weights[i] = s.exponent(score)
-	}
-	exps(weights)
-	return weights
-}
-
-// spanSums gives the weight of each span.
-func (s *Sampler) spanSums(scores []float32) []float64 {
-	sums := s.sums[:0]
-	for part := range slices.Chunk(scores, span) {
-		sums = append(sums, sum(s.weigh(part)))
-	}
-	return sums
-}
-
-// drawAny returns one of all tokens: it draws a span, and weighs that again to draw from it.
-func (s *Sampler) drawAny(scores []float32) int32 {
-	sums := s.spanSums(scores)
-	at, rest := pick(sums, s.uniform()*sum(sums))
-	first := at * span
-	i, _ := pick(s.weigh(scores[first:min(first+span, len(scores))]), rest)
-	return int32(first + i)
-}
-
-// typical keeps the candidates nearest to the entropy and returns their number. A candidate's
-// information is z - x, for its exponent x and the same z for all, and the entropy is the mean of that: their
-// distance is that of x from the mean of x.
-func (s *Sampler) typical(n int, scores []float32) int {
-	total, mean := 0.0, 0.0
-	for i, w := range s.weights[:n] {
-		s.keys[i] = s.exponent(scores[s.ids[i]])
-		mean += float64(w * s.keys[i])
+// draw returns one of the candidates that a cut keeps, each with the probability of its weight.
+func (s *Sampler) draw(c *candidates, k cut) int32 {
+	total := 0.0
+	for _, w := range c.spans {
 		total += w
 	}
-	mean /= total
-	for i, x := range s.keys[:n] {
-		s.keys[i] = 1 / (1 + math.Abs(x-mean))
-	}
-	return s.nucleus.reduce(s.ids[:n], s.weights[:n], s.keys[:n], s.params.TypicalP*total, true)
-}
-
-// atLeast keeps the candidates of a weight and returns their number.
-func (s *Sampler) atLeast(n int, weight float64) int {
-	kept := 0
-	for i, w := range s.weights[:n] {
-		if w >= weight {
-			s.ids[kept], s.weights[kept] = s.ids[i], w
-			kept++
+	target := s.uniform() * total
+	at, rest := pick(len(c.spans), target, func(i int) float64 { return c.spans[i] })
+	first := at * span
+	i, _ := pick(min(span, len(c.scores)-first), rest, func(i int) float64 {
+		if !s.kept(c, k, first+i) {
+			return 0
 		}
-	}
-	return kept
-}
-
-// draw returns one candidate, each with the probability of its weight.
-func (s *Sampler) draw(n int) int32 {
-	weights := s.weights[:n]
-	i, _ := pick(weights, s.uniform()*sum(weights))
-	return s.ids[i]
+		return c.weights[first+i]
+	})
+	return c.id(first + i)
 }
 
 // uniform draws from [0, 1).
 func (s *Sampler) uniform() float64 { return float64(s.random.Uint64()>>11) / (1 << 53) }
 
-// pick returns where the running sum of weights exceeds target, and what is left of target there. Rounding
+// pick returns where the running sum of n weights exceeds target, and what is left of target there. Rounding
 // may leave no such place; then it is the last weight above zero.
-func pick(weights []float64, target float64) (at int, rest float64) {
+func pick(n int, target float64, weight func(i int) float64) (at int, rest float64) {
 	total := 0.0
-	for i, w := range weights {
+	for i := range n {
+		w := weight(i)
 		if w == 0 {
 			continue
 		}
@@ -275,12 +201,4 @@ func pick(weights []float64, target float64) (at int, rest float64) {
 		}
 	}
 	return at, rest
-}
-
-func sum(v []float64) float64 {
-	total := 0.0
-	for _, x := range v {
-		total += x
-	}
-	return total
 }

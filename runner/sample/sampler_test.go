@@ -4,7 +4,6 @@ import (
 	"cmp"
 	"encoding/binary"
 	"encoding/json"
-	"iter"
 	"math"
 	"math/rand/v2"
 	"os"
@@ -69,40 +68,23 @@ func distribution(t testing.TB, params Params, logits []float32, text []int32, p
 	require.NoError(t, err)
 	scores, err := s.Alter(logits, text, prompt)
 	require.NoError(t, err)
-	s.measure(scores[argmax(scores)])
-	if params.open() {
-		var ids []int32
-		weights := slices.Concat(slices.Collect(spans(s, scores))...)
-		total := sum(weights)
-		var probabilities []float64
-		for i, w := range weights {
-			if w > 0 {
-				ids, probabilities = append(ids, int32(i)), append(probabilities, w/total)
-			}
-		}
-		return ids, probabilities
-	}
-	n := s.shortlist(scores)
-	total := 0.0
-	for _, w := range s.weights[:n] {
-		total += w
-	}
-	probabilities := make([]float64, n)
-	for i, w := range s.weights[:n] {
-		probabilities[i] = w / total
-	}
-	return s.ids[:n], probabilities
-}
-
-// spans gives the weights of all tokens.
-func spans(s *Sampler, scores []float32) iter.Seq[[]float64] {
-	return func(yield func([]float64) bool) {
-		for part := range slices.Chunk(scores, span) {
-			if !yield(slices.Clone(s.weigh(part))) {
-				return
-			}
+	s.measure(scores[Argmax(scores)])
+	c, k := s.shortlist(scores)
+	var ids []int32
+	var probabilities []float64
+	total, spans := 0.0, make([]float64, len(c.spans))
+	for i := range c.scores {
+		if w := c.weights[i]; w > 0 && s.kept(&c, k, i) {
+			ids, probabilities = append(ids, c.id(i)), append(probabilities, w)
+			total += w
+			spans[i/span] += w
 		}
 	}
+	require.InDeltaSlice(t, spans, c.spans, 1e-9*total, "what is drawn from")
+	for i := range probabilities {
+		probabilities[i] /= total
+	}
+	return ids, probabilities
 }
 
 // reference is the plain form of the definitions: sort everything.
@@ -182,9 +164,12 @@ func typicalReference(all []candidate, p float64) []candidate {
 
 func TestAgainstReference(t *testing.T) {
 	random := rand.New(rand.NewPCG(5, 6))
-	for round := range 300 {
+	for round := range 400 {
 		logits := make([]float32, 1+random.IntN(2000))
 		spread := math.Exp(random.Float64()*4 - 2)
+		if round%7 == 0 {
+			spread = 0 // all equal
+		}
 		for i := range logits {
 			logits[i] = float32(random.NormFloat64() * spread)
 			if round%3 == 0 {
@@ -195,7 +180,13 @@ func TestAgainstReference(t *testing.T) {
 			}
 		}
 		logits[random.IntN(len(logits))] = float32(spread) // not all NaN
+		if round%11 == 0 {
+			logits[random.IntN(len(logits))] += 30 // one above all
+		}
 		params := Params{Temperature: 0.2 + 2*random.Float64()}
+		if round%4 == 0 {
+			params.Temperature = math.Exp(math.Log(100) * random.Float64()) // flat
+		}
 		if random.IntN(2) == 0 {
 			params.TopK = 1 + random.IntN(len(logits)+5)
 		}
@@ -436,37 +427,53 @@ func TestNextAbove(t *testing.T) {
 	}
 }
 
-func exp(x float64) float64 {
-	v := []float64{x}
-	exps(v)
-	return v[0]
-}
-
-func TestExp(t *testing.T) {
-	require.Equal(t, 1.0, exp(0))
-	require.Zero(t, exp(cutoff-1e-9))
-	require.Zero(t, exp(math.Inf(-1)))
-	require.Zero(t, exp(math.NaN()))
-	previous := 0.0
-	for i := 20000; i >= 0; i-- {
-		x := cutoff * float64(i) / 20000
-		e := exp(x)
-		require.InEpsilon(t, math.Exp(x), e, 1e-13)
-		if e < previous {
-			t.Fatalf("exp falls at %v", x)
+// Large k are found by digits, small ones in a heap.
+func TestKthLargest(t *testing.T) {
+	random := rand.New(rand.NewPCG(9, 10))
+	nan, inf := float32(math.NaN()), float32(math.Inf(1))
+	odd := []float32{0, float32(math.Copysign(0, -1)), nan, -inf, -nan, math.MaxFloat32, -math.MaxFloat32, math.SmallestNonzeroFloat32, -1, 1}
+	for range 300 {
+		v := make([]float32, 1+random.IntN(1000))
+		var sorted []float32
+		for i := range v {
+			v[i] = float32(random.NormFloat64())
+			if random.IntN(3) == 0 {
+				v[i] = odd[random.IntN(len(odd))]
+			}
+			if v[i] == v[i] {
+				sorted = append(sorted, v[i])
+			}
 		}
-		previous = e
+		slices.Sort(sorted)
+		for _, k := range []int{1, 1 + random.IntN(len(v)), 1 + random.IntN(len(v)), len(v)} {
+			want := -inf
+			if k <= len(sorted) {
+				want = sorted[len(sorted)-k]
+			}
+			require.Equal(t, want+0, kthLargest(v, make([]float32, largestRoom(len(v), k)), k)+0, "%v, the largest but %d", v, k-1)
+			require.Equal(t, want+0, kthByDigits(v, make([]float32, len(v)), k)+0, "%v, the largest but %d", v, k-1)
+		}
 	}
 }
 
-func TestBucketOf(t *testing.T) {
-	require.Equal(t, 0, bucketOf(1))
-	require.Less(t, bucketOf(exp(cutoff)), bucketCount)
-	previous := 0
-	for x := 0.0; x >= cutoff; x -= 0.001 {
-		b := bucketOf(exp(x))
-		require.GreaterOrEqual(t, b, previous)
-		previous = b
+func TestWeight(t *testing.T) {
+	w, slot := weight(0)
+	require.Equal(t, 1.0, w)
+	require.Zero(t, slot)
+	previous := 0.0
+	for i := 1 << 20; i >= 0; i-- {
+		depth := maxDepth * float64(i) / (1 << 20)
+		w, slot := weight(depth)
+		if want := math.Exp(-depth / stepsPerUnit); math.Abs(w-want) > 2e-8*want {
+			t.Fatalf("%v at a depth of %v: want %v", w, depth, want)
+		}
+		if math.Abs(float64(slot)-depth) > 0.5 {
+			t.Fatalf("a depth of %v in slot %d", depth, slot)
+		}
+		if w < previous {
+			t.Fatalf("weights fall at a depth of %v", depth)
+		}
+		previous = w
 	}
 }
 
@@ -498,6 +505,8 @@ var benchmarks = map[string]Params{
 	"greedy/penalty": {RepetitionPenalty: 1.1},
 	"top-k+top-p":    {Temperature: 0.6, TopK: 20, TopP: 0.95},
 	"top-k 1000":     {Temperature: 0.6, TopK: 1000},
+	"top-k 50000":    {Temperature: 0.6, TopK: 50_000},
+	"min-p flat":     {Temperature: 5, MinP: 0.02},
 	"top-p":          {Temperature: 0.7, TopP: 0.8},
 	"top-p flat":     {Temperature: 5, TopP: 0.95},
 	"min-p":          {Temperature: 1, MinP: 0.05},
