@@ -9,6 +9,7 @@ import (
 	"time"
 
 	"github.com/qwenrt/qwenrt/runner"
+	"github.com/qwenrt/qwenrt/runner/bench/stats"
 )
 
 // Overhead is what package runner adds to ONNX Runtime's own time in a decode step.
@@ -74,8 +75,8 @@ func measureOverhead(ctx context.Context, path string, o runner.Options, t Test)
 		own[i] = float64(profiled[i] - run.length)
 	}
 	result = Overhead{Threads: info.Threads, Depth: t.Depth, Steps: t.Gen}
-	result.Step = time.Duration(median(floats(steps)))
-	result.Own = max(0, time.Duration(median(own)))
+	result.Step = time.Duration(stats.Median(floats(steps)))
+	result.Own = max(0, time.Duration(stats.Median(own)))
 	result.Ratio = float64(result.Own) / float64(result.Step)
 	return result, nil
 }

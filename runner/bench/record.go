@@ -2,7 +2,6 @@ package bench
 
 import (
 	"math"
-	"slices"
 	"time"
 
 	"github.com/qwenrt/qwenrt/runner/bench/stats"
@@ -70,41 +69,17 @@ func (r *Record) setSamples(times []time.Duration) {
 		ns[i], r.SamplesNS[i] = float64(t), t.Nanoseconds()
 		r.SamplesTS[i] = float64(r.Test().tokens()) / t.Seconds()
 	}
-	mean, dev := meanDev(ns)
-	r.AvgNS, r.StddevNS = int64(math.Round(mean)), int64(math.Round(dev))
-	r.AvgTS, r.StddevTS = meanDev(r.SamplesTS)
-	s := stats.Summarize(r.SamplesTS, 0.95)
-	r.MedianTS, r.MedianLoTS, r.MedianHiTS = s.Median, s.Lo, s.Hi
-	if math.IsInf(s.Lo, 0) || math.IsInf(s.Hi, 0) {
-		r.MedianLoTS, r.MedianHiTS = 0, 0
+	t, speed := stats.Summarize(ns, 0.95), stats.Summarize(r.SamplesTS, 0.95)
+	r.AvgNS, r.StddevNS = int64(math.Round(t.Mean)), int64(math.Round(t.Dev))
+	r.AvgTS, r.StddevTS = speed.Mean, speed.Dev
+	r.MedianTS = speed.Median
+	if !math.IsInf(speed.Lo, 0) && !math.IsInf(speed.Hi, 0) {
+		r.MedianLoTS, r.MedianHiTS = speed.Lo, speed.Hi
 	}
-	switch middle := median(ns); {
+	switch {
 	case r.Gen == 0:
-		r.TTFT = int64(middle)
+		r.TTFT = int64(t.Median)
 	case r.Prompt == 0:
-		r.TPOT = int64(middle / float64(r.Gen))
+		r.TPOT = int64(t.Median / float64(r.Gen))
 	}
-}
-
-// meanDev gives the mean and the sample standard deviation, which is 0 for one value.
-func meanDev(values []float64) (mean, dev float64) {
-	for _, v := range values {
-		mean += v / float64(len(values))
-	}
-	if len(values) < 2 {
-		return mean, 0
-	}
-	for _, v := range values {
-		dev += (v - mean) * (v - mean)
-	}
-	return mean, math.Sqrt(dev / float64(len(values)-1))
-}
-
-func median(values []float64) float64 {
-	sorted := slices.Sorted(slices.Values(values))
-	half := len(sorted) / 2
-	if len(sorted)%2 == 1 {
-		return sorted[half]
-	}
-	return (sorted[half-1] + sorted[half]) / 2
 }

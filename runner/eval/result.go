@@ -3,6 +3,8 @@ package eval
 import (
 	"math"
 	"slices"
+
+	"github.com/qwenrt/qwenrt/runner/bench/stats"
 )
 
 // Result is what was measured. Logarithms are natural, so that entropies are in nats; probabilities and
@@ -106,10 +108,10 @@ func summarize(scores []score, compared bool) *Result {
 
 func summarizeKLD(values []float64) KLD {
 	mean, err := meanError(values)
-	slices.Sort(values)
+	slices.Sort(values) // once, and not in each quantile
 	return KLD{
-		Mean: mean, Error: err, Median: percentile(values, 0.5), P90: percentile(values, 0.9),
-		P99: percentile(values, 0.99), P999: percentile(values, 0.999), Max: values[len(values)-1],
+		Mean: mean, Error: err, Median: stats.Quantile(values, 0.5), P90: stats.Quantile(values, 0.9),
+		P99: stats.Quantile(values, 0.99), P999: stats.Quantile(values, 0.999), Max: values[len(values)-1],
 	}
 }
 
@@ -128,13 +130,4 @@ func meanError(values []float64) (mean, err float64) {
 		variance += (v - mean) * (v - mean) / n
 	}
 	return mean, math.Sqrt(variance / (n - 1))
-}
-
-// percentile gives the value below which a share of sorted values lies, interpolated linearly.
-func percentile(sorted []float64, share float64) float64 {
-	at := share * float64(len(sorted)-1)
-	i := int(at)
-	next := min(i+1, len(sorted)-1)
-	part := at - float64(i)
-	return (1-part)*sorted[i] + part*sorted[next]
 }

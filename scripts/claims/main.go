@@ -14,12 +14,14 @@ import (
 	"errors"
 	"flag"
 	"fmt"
+	"math"
 	"os"
 	"os/exec"
 	"os/signal"
 	"path"
-	"slices"
 	"strings"
+
+	"github.com/qwenrt/qwenrt/runner/bench/stats"
 )
 
 // way is a row.
@@ -166,18 +168,15 @@ func print(all []way, results []figures) {
 			fmt.Printf("| %s | `%s` | %s | refused: %s |\n", w.name, w.flags, w.claim, f.refused)
 			continue
 		}
-		ratio := func(a, b []float64) float64 { return median(a) / median(b) }
+		median := stats.Median
+		ratio := func(a, b []float64) float64 {
+			if len(b) == 0 { // the plain graph was refused
+				return math.NaN()
+			}
+			return median(a) / median(b)
+		}
 		fmt.Printf("| %s | `%s` | %s | %.0f | %.2fx | %.1f | %.2fx | %.2f GB | %+.0f %% | %.2f s |\n", w.name, w.flags, w.claim,
 			median(f.prefill), ratio(f.prefill, base.prefill), median(f.decode), ratio(f.decode, base.decode),
 			median(f.memory)/1e9, 100*(ratio(f.memory, base.memory)-1), median(f.load))
 	}
-}
-
-func median(values []float64) float64 {
-	if len(values) == 0 {
-		return 0
-	}
-	sorted := slices.Sorted(slices.Values(values))
-	n := len(sorted)
-	return (sorted[(n-1)/2] + sorted[n/2]) / 2
 }

@@ -21,7 +21,9 @@ func TestSummarize(t *testing.T) {
 	require.True(t, math.IsInf(few.Lo, -1) && math.IsInf(few.Hi, 1), "no interval")
 
 	require.Equal(t, 2.5, Quantile([]float64{4, 1, 3, 2}, 0.5))
-	require.Equal(t, 4.0, Quantile([]float64{4, 1, 3, 2}, 1))
+	values := []float64{40, 0, 30, 10, 20}
+	require.Equal(t, []float64{0, 20, 36, 40},
+		[]float64{Quantile(values, 0), Quantile(values, 0.5), Quantile(values, 0.9), Quantile(values, 1)})
 	require.InDelta(t, 1, GeometricMean([]float64{2, 0.5}), 1e-12)
 	require.Equal(t, 1.0, GeometricMean(nil))
 }
