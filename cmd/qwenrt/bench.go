@@ -39,8 +39,8 @@ func (p *program) benchCommand() *cli.Command {
 			&cli.StringFlag{Name: "output-err", Aliases: []string{"oe"}, Usage: "form of a second output, to standard error (default: none)"},
 			&cli.StringFlag{Name: "profile", Usage: "show instead where the time goes, by operator and layer, and write a trace for ui.perfetto.dev to `FILE`"},
 			&cli.BoolFlag{Name: "overhead", Usage: "measure instead what qwenrt adds to ONNX Runtime's time in a decode step, at the first -n, -d"},
-			&cli.IntSliceFlag{Name: "concurrency", Usage: "measure instead whole generations, so many at once (1,2,4,8), -r for each client, at the first -p, -n, -b"},
-			&cli.StringFlag{Name: "prompt-file", Usage: "measure instead whole generations behind the text of `FILE`, tokenising included, at the first -n, -b"},
+			&cli.IntSliceFlag{Name: "concurrency", Usage: "measure instead whole generations, so many at once (1,2,4,8), -r for each client"},
+			&cli.StringFlag{Name: "prompt-file", Usage: "measure instead whole generations behind the text of `FILE`, tokenising included"},
 		}, runFlags(), hubFlags()),
 		Action: p.bench,
 		Subcommands: []*cli.Command{
@@ -63,9 +63,9 @@ func (p *program) bench(c *cli.Context) error {
 		return err
 	}
 	whole := c.IsSet("concurrency") || c.IsSet("prompt-file")
-	var load bench.LoadConfig
+	var load []bench.LoadConfig
 	if whole {
-		if load, err = loadConfig(c); err != nil {
+		if load, err = loadConfigs(c); err != nil {
 			return err
 		}
 	}

@@ -1,6 +1,8 @@
 package main
 
 import (
+	"context"
+	"errors"
 	"fmt"
 	"io"
 	"os"
@@ -10,72 +12,108 @@ import (
 
 	"github.com/urfave/cli/v2"
 
+	"github.com/qwenrt/qwenrt/runner"
 	"github.com/qwenrt/qwenrt/runner/accelerate"
 	"github.com/qwenrt/qwenrt/runner/bench"
 )
 
-// loadConfig reads the flags of whole generations.
-func loadConfig(c *cli.Context) (bench.LoadConfig, error) {
-	config := bench.LoadConfig{
-		Concurrency: []int{1}, Prompt: c.IntSlice("n-prompt")[0], Gen: c.IntSlice("n-gen")[0],
-		Repetitions: c.Int("repetitions"), NoWarmup: c.Bool("no-warmup"), Seed: c.Uint64("seed"),
-	}
+// loadConfigs reads the flags of whole generations: a configuration for each prompt and each length of an answer.
+func loadConfigs(c *cli.Context) ([]bench.LoadConfig, error) {
+	format := bench.Format(c.String("output"))
+	levels, prompts := []int{1}, c.IntSlice("n-prompt")
 	if c.IsSet("concurrency") {
-		config.Concurrency = c.IntSlice("concurrency")
+		levels = c.IntSlice("concurrency")
 	}
-	if format := bench.Format(c.String("output")); format != bench.Markdown && format != bench.JSON {
-		return config, commandUsage(c, "--concurrency and --prompt-file are written as md or json, not as %s", format)
+	switch {
+	case format != bench.Markdown && format != bench.JSON:
+		return nil, commandUsage(c, "--concurrency and --prompt-file are written as md or json, not as %s", format)
+	case c.IsSet("output-err"):
+		return nil, commandUsage(c, "--concurrency and --prompt-file have no --output-err")
+	case c.IsSet("n-depth") || c.IsSet("pg"):
+		return nil, commandUsage(c, "--concurrency and --prompt-file time whole generations: they have no --n-depth and no --pg")
+	case c.IsSet("prompt-file") && c.IsSet("n-prompt"):
+		return nil, commandUsage(c, "--prompt-file or --n-prompt, not both")
+	case slices.Min(slices.Concat(levels, c.IntSlice("n-gen"), prompts)) < 1:
+		return nil, commandUsage(c, "--concurrency, -n and -p: want 1 or more")
 	}
-	if slices.Min(config.Concurrency) < 1 || config.Gen < 1 || config.Prompt < 1 && !c.IsSet("prompt-file") {
-		return config, commandUsage(c, "--concurrency, -n and -p: want 1 or more")
+	text := ""
+	if c.IsSet("prompt-file") {
+		var err error
+		if text, err = promptFile(c.String("prompt-file")); err != nil {
+			return nil, err
+		}
+		prompts = []int{0}
 	}
-	if !c.IsSet("prompt-file") {
-		return config, nil
+	var configs []bench.LoadConfig
+	for _, prompt := range prompts {
+		for _, gen := range c.IntSlice("n-gen") {
+			configs = append(configs, bench.LoadConfig{
+				Concurrency: levels, Prompt: prompt, Text: text, Gen: gen,
+				Repetitions: c.Int("repetitions"), NoWarmup: c.Bool("no-warmup"), Seed: c.Uint64("seed"),
+			})
+		}
 	}
-	f, err := os.Open(c.String("prompt-file"))
+	return configs, nil
+}
+
+func promptFile(path string) (string, error) {
+	f, err := os.Open(path)
 	if err != nil {
-		return config, err
+		return "", err
 	}
 	defer f.Close()
 	text, err := io.ReadAll(io.LimitReader(f, maxPrompt+1))
 	if err == nil && (len(text) == 0 || len(text) > maxPrompt) {
-		err = fmt.Errorf("%s: a prompt of %d bytes: want 1 to %d", f.Name(), len(text), maxPrompt)
+		err = fmt.Errorf("%s: a prompt of %d bytes: want 1 to %d", path, len(text), maxPrompt)
 	}
-	config.Text = string(text)
-	return config, err
+	return string(text), err
 }
 
-func (p *program) benchLoad(c *cli.Context, m *accelerate.Prepared, config bench.LoadConfig) error {
+func (p *program) benchLoad(c *cli.Context, m *accelerate.Prepared, configs []bench.LoadConfig) error {
 	levels := []bench.Load{}
 	for _, threads := range threadCounts(c) {
-		o := m.Options
-		o.Threads, o.PrefillChunk = threads, c.IntSlice("batch-size")[0]
-		if c.IsSet("concurrency") {
-			o.Slots = slices.Max(config.Concurrency)
+		for _, batch := range c.IntSlice("batch-size") {
+			o := m.Options
+			o.Threads, o.PrefillChunk = threads, batch
+			if c.IsSet("concurrency") {
+				o.Slots = slices.Max(c.IntSlice("concurrency"))
+			}
+			measured, err := loadSession(c.Context, m.File, o, configs)
+			if err != nil {
+				return err
+			}
+			levels = append(levels, measured...)
 		}
-		s, err := bench.Open(c.Context, m.File, o)
-		if err != nil {
-			return err
-		}
-		l, err := bench.MeasureLoad(c.Context, s, config)
-		s.Close()
-		if err != nil {
-			return err
-		}
-		levels = append(levels, l...)
 	}
 	if bench.Format(c.String("output")) == bench.JSON {
 		return p.writeJSON(levels)
 	}
 	var b strings.Builder
-	b.WriteString("| threads | at once | requests | prompt | new | tokenising | prefill t/s | decoding t/s | all new t/s | with prompts t/s | TTFT p50, p90, p99 | TPOT p50, p90, p99 |\n" +
-		"|---:|---:|---:|---:|---:|---:|---:|---:|---:|---:|---:|---:|\n")
+	b.WriteString("| threads | chunk | at once | requests | prompt | new | tokenising | prefill t/s | decoding t/s | all new t/s | with prompts t/s | TTFT p50, p90, p99 | TPOT p50, p90, p99 |\n" +
+		"|---:|---:|---:|---:|---:|---:|---:|---:|---:|---:|---:|---:|---:|\n")
 	for _, l := range levels {
-		fmt.Fprintf(&b, "| %d | %d | %d | %d | %d | %s | %.1f | %.1f | %.1f | %.1f | %s | %s |\n", l.Threads, l.Concurrency, l.Requests, l.Prompt, l.Gen,
+		fmt.Fprintf(&b, "| %d | %d | %d | %d | %d | %d | %s | %.1f | %.1f | %.1f | %.1f | %s | %s |\n", l.Threads, l.Batch, l.Concurrency, l.Requests, l.Prompt, l.Gen,
 			millisecondsText(time.Duration(l.Tokenize)), l.PromptTS, l.DecodeTS, l.OutputTS, l.TotalTS, percentilesText(l.TTFT), percentilesText(l.TPOT))
 	}
 	_, err := fmt.Fprint(p.stdout, b.String())
 	return err
+}
+
+// loadSession measures one session.
+func loadSession(ctx context.Context, path string, o runner.Options, configs []bench.LoadConfig) (levels []bench.Load, err error) {
+	s, err := bench.Open(ctx, path, o)
+	if err != nil {
+		return nil, err
+	}
+	defer func() { err = errors.Join(err, s.Close()) }()
+	for _, config := range configs {
+		measured, err := bench.MeasureLoad(ctx, s, config)
+		if err != nil {
+			return nil, err
+		}
+		levels = append(levels, measured...)
+	}
+	return levels, nil
 }
 
 func percentilesText(t bench.Percentiles) string {
