@@ -261,11 +261,11 @@ func (j *gateJob) measure() error {
 		if isProgram(against) || strings.HasPrefix(against, "exec:") {
 			return commandUsage(j.c, "%s is a program, which can tell speeds alone: use --baseline FILE for the other metrics", against)
 		}
-		path, err := j.p.model(j.c, against)
+		side, err := j.p.prepareSide(j.c, against, j.model)
 		if err != nil {
 			return err
 		}
-		if old, err = j.values(path, sideThreads(j.c, 0)); err != nil {
+		if old, err = j.values(side.File, sideThreads(j.c, 0)); err != nil {
 			return err
 		}
 	}
@@ -418,7 +418,15 @@ func (j *gateJob) speedLimit(t bench.Test) gate.Limit {
 func (j *gateJob) speedsAgainst() error {
 	v := j.versus
 	v.Enough = func(t bench.Test, r stats.Ratio) bool { return gate.Sure(r, j.speedLimit(t)) }
-	results, err := j.p.compareSides(j.c, v, []string{j.c.String("against"), j.path}, j.path, j.tests)
+	against, model := j.c.String("against"), j.path
+	if isConfig(against) { // it may ask for other weights
+		model = j.model
+	}
+	sides, err := j.p.sides(j.c, []string{against, j.path}, model)
+	if err != nil {
+		return err
+	}
+	results, err := j.p.compareSides(j.c, v, sides, j.tests)
 	if err != nil {
 		return err
 	}

@@ -13,12 +13,14 @@ import (
 	"github.com/urfave/cli/v2"
 
 	"github.com/qwenrt/qwenrt/runner"
+	"github.com/qwenrt/qwenrt/runner/accelerate"
 	"github.com/qwenrt/qwenrt/runner/bench"
 	"github.com/qwenrt/qwenrt/runner/bench/stats"
+	"github.com/qwenrt/qwenrt/runner/machine"
 )
 
-const sideHelp = "a model as for qwenrt bench; or a program, such as another build of qwenrt, which is given a model to\n" +
-	"run; or exec:COMMAND, a shell command that answers as qwenrt bench worker does"
+const sideHelp = "a model as for qwenrt bench; or a configuration, a .yaml or .json file as for --config elsewhere; or a program,\n" +
+	"such as another build of qwenrt; or exec:COMMAND, a shell command that answers as qwenrt bench worker does"
 
 func (p *program) benchVersusCommand() *cli.Command {
 	return &cli.Command{
@@ -29,10 +31,12 @@ func (p *program) benchVersusCommand() *cli.Command {
 		Description: "Both are open at the same time and run in turn, in short slices and random order, so that the noise of the\n" +
 			"machine meets both; and both are opened afresh every second. It goes on until the ratio is known to within\n" +
 			"--precision, or until the budget is spent. The ratio is B's speed over A's, the median of all rounds, with the\n" +
-			"interval of the sign test. A and B are each " + sideHelp + ". The model of programs is --model.\n\n" +
+			"interval of the sign test. A and B are each " + sideHelp + ".\n" +
+			"Configurations and programs are given the model of --model; a configuration's threads and chunks are its own where\n" +
+			"-t and -b do not say.\n\n" +
 			"Example: qwenrt bench ab int4-b32 int4-b128 -p 128 -n 64 -t 2",
 		Flags: slices.Concat(testFlags([]int{128}, []int{64}), versusFlags(), []cli.Flag{
-			&cli.StringFlag{Name: "model", Usage: "`MODEL` of sides that are programs"},
+			&cli.StringFlag{Name: "model", Usage: "`MODEL` of sides that are configurations or programs"},
 			&cli.Float64Flag{Name: "precision", Usage: "half the width of the interval that is narrow enough", Value: 0.01},
 			&cli.Float64Flag{Name: "margin", Usage: "a difference that does not count", Value: 0.01},
 			formatFlag("md or json"),
@@ -139,25 +143,33 @@ func (p *program) benchVersus(c *cli.Context) (err error) {
 		return commandUsage(c, "--precision is %v and --margin %v: want more than 0, and 0 or more", precision, margin)
 	}
 	v.Enough = func(_ bench.Test, r stats.Ratio) bool { return r.Spread() <= precision }
-	results, err := p.compareSides(c, v, c.Args().Slice(), c.String("model"), list)
+	sides, err := p.sides(c, c.Args().Slice(), c.String("model"))
 	if err != nil {
 		return err
 	}
-	if asJSON {
-		return p.writeJSON(results)
+	results, err := p.compareSides(c, v, sides, list)
+	if err != nil {
+		return err
 	}
-	return p.printVersus(results, margin)
+	if !asJSON {
+		return p.printVersus(sides, results, margin)
+	}
+	type record struct {
+		CPU     string `json:"cpu_info"`
+		Version string `json:"qwenrt_version"`
+		SideA   *side  `json:"side_a"`
+		SideB   *side  `json:"side_b"`
+		bench.Comparison
+	}
+	records := make([]record, len(results))
+	for i, r := range results {
+		records[i] = record{machine.CPUName(), runner.Version(), &sides[0], &sides[1], r}
+	}
+	return p.writeJSON(records)
 }
 
 // compareSides runs tests on two sides.
-func (p *program) compareSides(c *cli.Context, v bench.Versus, names []string, model string, list []bench.Test) ([]bench.Comparison, error) {
-	var openers [2]bench.Opener
-	for i, name := range names {
-		var err error
-		if openers[i], err = p.side(c, name, model, sideThreads(c, i)); err != nil {
-			return nil, err
-		}
-	}
+func (p *program) compareSides(c *cli.Context, v bench.Versus, sides [2]side, list []bench.Test) ([]bench.Comparison, error) {
 	progress := newProgress(p.stderr)
 	defer progress.done()
 	if progress.terminal {
@@ -165,39 +177,100 @@ func (p *program) compareSides(c *cli.Context, v bench.Versus, names []string, m
 			progress.begin(fmt.Sprintf("%v: %v after %d rounds", t, r, rounds))
 		}
 	}
-	return v.CompareAfresh(c.Context, openers[0], openers[1], list)
+	return v.CompareAfresh(c.Context, sides[0].open, sides[1].open, list)
 }
 
-// side finds out how one side of a comparison is opened; model is for sides that are programs.
-func (p *program) side(c *cli.Context, name, model string, threads int) (bench.Opener, error) {
+// side is one side of a comparison, and what results say of it; of a program that is not much.
+type side struct {
+	Name    string `json:"name"`
+	Model   string `json:"model_type,omitempty"`
+	Hash    string `json:"model_hash,omitempty"`
+	Threads int    `json:"n_threads,omitempty"`
+	Batch   int    `json:"n_batch,omitempty"`
+	open    bench.Opener
+}
+
+func (s *side) String() string {
+	text := s.Name
+	if s.Model != "" {
+		text += ", " + s.Model
+	}
+	if s.Threads > 0 {
+		text += fmt.Sprintf(", -t %d -b %d", s.Threads, s.Batch)
+	}
+	return text
+}
+
+// sides are the two that are named; model is for those that are configurations or programs.
+func (p *program) sides(c *cli.Context, names []string, model string) (sides [2]side, err error) {
+	for i, name := range names {
+		if sides[i], err = p.side(c, name, model, sideThreads(c, i)); err != nil {
+			break
+		}
+	}
+	return sides, err
+}
+
+// side finds out how one side of a comparison is opened.
+func (p *program) side(c *cli.Context, name, model string, threads int) (side, error) {
+	s := side{Name: name, Threads: threads, Batch: c.Int("batch-size")}
 	worker := func(name string, args ...string) bench.Opener {
 		return func(context.Context) (bench.Contender, error) { return bench.StartWorker(name, args...) }
 	}
 	if command, ok := strings.CutPrefix(name, "exec:"); ok {
-		return worker("sh", "-c", "exec "+command), nil
+		return side{Name: name, open: worker("sh", "-c", "exec "+command)}, nil
 	}
-	batch := c.Int("batch-size")
 	if isProgram(name) {
 		if model == "" {
-			return nil, commandUsage(c, "%s is a program: name the model that it is to run with --model", name)
+			return s, commandUsage(c, "%s is a program: name the model that it is to run with --model", name)
 		}
 		path, err := filepath.Abs(name)
-		return worker(path, "bench", "worker", model, "-t", strconv.Itoa(threads), "-b", strconv.Itoa(batch)), err
+		s.open = worker(path, "bench", "worker", model, "-t", strconv.Itoa(s.Threads), "-b", strconv.Itoa(s.Batch))
+		return s, err
 	}
-	path, err := p.model(c, name)
+	prepared, err := p.prepareSide(c, name, model)
 	if err != nil {
-		return nil, err
+		return s, err
 	}
-	described, err := bench.Describe(path) // reads the files, so that the first opening is like the others
-	return func(ctx context.Context) (bench.Contender, error) {
-		o := runner.Options{Threads: threads, PrefillChunk: batch}
-		r, err := runner.Open(ctx, path, o)
+	o := prepared.Options
+	if c.IsSet("threads") || o.Threads == 0 {
+		o.Threads = s.Threads
+	}
+	if c.IsSet("batch-size") || o.PrefillChunk == 0 {
+		o.PrefillChunk = s.Batch
+	}
+	described, err := bench.Describe(prepared.File) // reads the files, so that the first opening is like the others
+	s.Model, s.Hash, s.Threads, s.Batch = described.Type, described.Hash, o.Threads, o.PrefillChunk
+	s.open = func(ctx context.Context) (bench.Contender, error) {
+		r, err := runner.Open(ctx, prepared.File, o)
 		if err != nil {
 			return nil, err
 		}
-		s := bench.Subject{Runner: r, Options: o, Model: described}
-		return s.Contend()
-	}, err
+		subject := bench.Subject{Runner: r, Options: o, Model: described}
+		return subject.Contend()
+	}
+	return s, err
+}
+
+// prepareSide prepares a side that is a model, or a configuration with which model is run.
+func (p *program) prepareSide(c *cli.Context, name, model string) (*accelerate.Prepared, error) {
+	if !isConfig(name) {
+		return p.prepare(c, name)
+	}
+	if model == "" {
+		return nil, commandUsage(c, "%s is a configuration: name the model that is run with it with --model", name)
+	}
+	conf, err := accelerate.ReadConfig(name)
+	if err != nil {
+		return nil, err
+	}
+	return p.prepareAs(c, model, conf)
+}
+
+// isConfig reports whether a file is a configuration by its name.
+func isConfig(path string) bool {
+	st, err := os.Stat(path)
+	return err == nil && st.Mode().IsRegular() && slices.Contains([]string{".yaml", ".yml", ".json"}, filepath.Ext(path))
 }
 
 // isProgram reports whether a file may be executed.
@@ -206,8 +279,9 @@ func isProgram(path string) bool {
 	return err == nil && st.Mode().IsRegular() && st.Mode()&0o111 != 0 && !strings.HasSuffix(path, ".onnx")
 }
 
-func (p *program) printVersus(results []bench.Comparison, margin float64) error {
+func (p *program) printVersus(sides [2]side, results []bench.Comparison, margin float64) error {
 	var b strings.Builder
+	fmt.Fprintf(&b, "A: %v\nB: %v\n\n", &sides[0], &sides[1])
 	b.WriteString("| test | A, t/s | B, t/s | B to A | interval | rounds | verdict |\n|---|---:|---:|---:|---:|---:|---|\n")
 	var ratios []float64
 	for _, r := range results {

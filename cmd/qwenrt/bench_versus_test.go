@@ -10,6 +10,7 @@ import (
 	"github.com/stretchr/testify/require"
 
 	"github.com/qwenrt/qwenrt/models/tiny"
+	"github.com/qwenrt/qwenrt/ort"
 	"github.com/qwenrt/qwenrt/runner/bench"
 )
 
@@ -20,32 +21,53 @@ func TestBenchVersus(t *testing.T) {
 	ownHome(t)
 	t.Setenv(asProgram, "1") // for the sides that are programs
 	program := os.Args[0]
+	dir := t.TempDir()
+	plain, int8 := filepath.Join(dir, "plain.yaml"), filepath.Join(dir, "int8.json")
+	require.NoError(t, os.WriteFile(plain, []byte("threads: 1\nprefill_chunk: 3\n"), 0o666))
+	require.NoError(t, os.WriteFile(int8, []byte(`{"precision": "int8"}`), 0o666))
+	const model = "qwen3 9.97M "
 	for _, c := range []struct {
-		why  string
-		a, b string
-		args []string
+		why          string
+		a, b         string
+		args         []string
+		sideA, sideB side // hash left out
 	}{
-		{"models", tiny.Name, tiny.Name, []string{"-t", "2,1"}},
-		{"a model and a program", tiny.Name, program, []string{"--model", tiny.Name, "-t", "1", "-b", "8"}},
-		{"a command", tiny.Name, "exec:" + program + " bench worker " + tiny.Name + " -t 1", []string{"-t", "1"}},
+		{"models", tiny.Name, tiny.Name, []string{"-t", "2,1"},
+			side{Model: model + "int4 b32", Threads: 2, Batch: 512}, side{Model: model + "int4 b32", Threads: 1, Batch: 512}},
+		{"configurations: what they say, and the flags' where they do not", plain, int8, []string{"--model", tiny.Name},
+			side{Model: model + "int4 b32", Threads: 1, Batch: 3}, side{Model: model + "int8 b32", Threads: ort.DefaultThreads(), Batch: 512}},
+		{"flags win", tiny.Name, plain, []string{"--model", tiny.Name, "-t", "2", "-b", "8"},
+			side{Model: model + "int4 b32", Threads: 2, Batch: 8}, side{Model: model + "int4 b32", Threads: 2, Batch: 8}},
+		{"a model and a program", tiny.Name, program, []string{"--model", tiny.Name, "-t", "1", "-b", "8"},
+			side{Model: model + "int4 b32", Threads: 1, Batch: 8}, side{Threads: 1, Batch: 8}},
+		{"a command", tiny.Name, "exec:" + program + " bench worker " + tiny.Name + " -t 1", []string{"-t", "1"},
+			side{Model: model + "int4 b32", Threads: 1, Batch: 512}, side{}},
 	} {
 		args := append([]string{"bench", "ab", c.a, c.b, "-p", "4", "-n", "2", "--budget", "1ms"}, c.args...)
 		r := qwenrt(t, append(args, "-o", "json")...)
 		require.Equal(t, exitOK, r.code, "%s: %s", c.why, r.stderr)
 		var got []struct {
-			Test bench.Test `json:"test"`
-			A    []float64  `json:"a_ns"`
-			B    []float64  `json:"b_ns"`
+			Test  bench.Test `json:"test"`
+			A     []float64  `json:"a_ns"`
+			B     []float64  `json:"b_ns"`
+			SideA side       `json:"side_a"`
+			SideB side       `json:"side_b"`
 		}
 		require.NoError(t, json.Unmarshal([]byte(r.stdout), &got))
 		require.Len(t, got, 2, c.why)
 		require.Equal(t, bench.Test{Gen: 2}, got[1].Test, c.why)
 		require.NotEmpty(t, got[1].A, c.why)
 		require.Len(t, got[1].B, len(got[1].A), c.why)
+		c.sideA.Name, c.sideB.Name = c.a, c.b
+		for _, s := range []struct{ want, got side }{{c.sideA, got[0].SideA}, {c.sideB, got[0].SideB}} {
+			require.Equal(t, s.want.Model != "", s.got.Hash != "", c.why)
+			s.got.Hash = ""
+			require.Equal(t, s.want, s.got, c.why)
+		}
 	}
 	r := qwenrt(t, "bench", "ab", tiny.Name, tiny.Name, "-p", "4", "-n", "2", "-t", "1", "--budget", "1ms")
 	require.Equal(t, exitOK, r.code, r.stderr)
-	require.Equal(t, 5, strings.Count(r.stdout, "\n"), "a row for each test and the mean: %s", r.stdout)
+	require.Equal(t, 8, strings.Count(r.stdout, "\n"), "the sides, a row for each test, and the mean: %s", r.stdout)
 	require.Contains(t, r.stdout, "unsure", "a millisecond says nothing")
 }
 
@@ -71,8 +93,11 @@ func TestBenchCompare(t *testing.T) {
 }
 
 func TestBenchSubcommandErrors(t *testing.T) {
-	empty := filepath.Join(t.TempDir(), "empty.json")
-	require.NoError(t, os.WriteFile(empty, nil, 0o666))
+	dir := t.TempDir()
+	empty, config, broken := filepath.Join(dir, "empty.json"), filepath.Join(dir, "a.yaml"), filepath.Join(dir, "b.yaml")
+	for path, text := range map[string]string{empty: "", config: "precision: int5", broken: "n_threads: 1"} {
+		require.NoError(t, os.WriteFile(path, []byte(text), 0o666))
+	}
 	program := os.Args[0]
 	for _, c := range []struct {
 		why  string
@@ -88,6 +113,9 @@ func TestBenchSubcommandErrors(t *testing.T) {
 		{"no precision", "ab a b --precision 0", exitUsage, "--precision is 0"},
 		{"nothing to run", "ab a b -p 0 -n 0", exitUsage, "nothing to measure"},
 		{"another form", "ab a b -o csv", exitUsage, "want md or json"},
+		{"a configuration without a model", "ab " + config + " b", exitUsage, "name the model that is run with it with --model"},
+		{"a configuration that is none", "ab " + broken + " b --model m", exitError, `unknown field "n_threads"`},
+		{"a configuration that asks for nonsense", "ab " + config + " b --model " + checkpoint, exitError, `"int5"`},
 		{"a program without a model", "ab " + program + " b", exitUsage, "name the model that it is to run with --model"},
 		{"no such side", "ab no/such/model b", exitError, "no such file or folder"},
 		{"a worker that is none", "ab exec:true exec:true", exitError, "pp128"},

@@ -44,8 +44,17 @@ func (p *program) model(c *cli.Context, arg string) (string, error) {
 }
 
 // prepare makes what is missing of the model that arg stands for, as flags say.
-func (p *program) prepare(c *cli.Context, arg string) (prepared *accelerate.Prepared, err error) {
-	err = p.accelerate(c, arg, func(from accelerate.Source, conf accelerate.Config, e accelerate.Events) error {
+func (p *program) prepare(c *cli.Context, arg string) (*accelerate.Prepared, error) {
+	conf, err := config(c)
+	if err != nil {
+		return nil, err
+	}
+	return p.prepareAs(c, arg, conf)
+}
+
+// prepareAs is prepare with a configuration of its own.
+func (p *program) prepareAs(c *cli.Context, arg string, conf accelerate.Config) (prepared *accelerate.Prepared, err error) {
+	err = p.accelerate(c, arg, func(from accelerate.Source, e accelerate.Events) error {
 		prepared, err = accelerate.Prepare(c.Context, from, conf, e)
 		return err
 	})
@@ -54,7 +63,11 @@ func (p *program) prepare(c *cli.Context, arg string) (prepared *accelerate.Prep
 
 // open opens what arg stands for, as flags say.
 func (p *program) open(c *cli.Context, arg string) (m *accelerate.Model, err error) {
-	err = p.accelerate(c, arg, func(from accelerate.Source, conf accelerate.Config, e accelerate.Events) error {
+	conf, err := config(c)
+	if err != nil {
+		return nil, err
+	}
+	err = p.accelerate(c, arg, func(from accelerate.Source, e accelerate.Events) error {
 		m, err = accelerate.Open(c.Context, from, conf, e)
 		return err
 	})
@@ -62,11 +75,7 @@ func (p *program) open(c *cli.Context, arg string) (m *accelerate.Model, err err
 }
 
 // accelerate shows the progress of work on the model that arg stands for.
-func (p *program) accelerate(c *cli.Context, arg string, work func(accelerate.Source, accelerate.Config, accelerate.Events) error) error {
-	conf, err := config(c)
-	if err != nil {
-		return err
-	}
+func (p *program) accelerate(c *cli.Context, arg string, work func(accelerate.Source, accelerate.Events) error) error {
 	from, err := p.source(c, arg)
 	if err != nil {
 		return err
@@ -78,7 +87,7 @@ func (p *program) accelerate(c *cli.Context, arg string, work func(accelerate.So
 		progress.done()
 		fmt.Fprintln(p.stderr, summary(r))
 	}
-	return work(from, conf, events)
+	return work(from, events)
 }
 
 // source is what arg stands for: a model that is made already, or a checkpoint.
