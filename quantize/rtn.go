@@ -133,8 +133,10 @@ func (q *rtn) pack(dst []byte, w []float32, g grid) {
 	switch {
 	case !g.fast || len(w) != q.BlockSize:
 		q.packAny(dst, w, g)
+	case g.cut && q.Bits == 4:
+		pack4Cut(dst, w, g.recip, g.bias())
 	case g.cut:
-		packCut(dst, w, g, q.Bits, int64(q.top()))
+		pack8Cut(dst, w, g.recip, g.bias())
 	case q.Bits == 4:
 		pack4(dst, w, g.recip, g.bias())
 	default:
@@ -181,20 +183,20 @@ func pack8(dst []byte, w []float32, recip, bias float32) {
 	}
 }
 
-// packCut packs levels of weights that may lie anywhere: those beyond the ends go to the ends.
-func packCut(dst []byte, w []float32, g grid, bits int, top int64) {
-	recip, bias := g.recip, g.bias()
-	if bits == 8 {
-		for i, v := range w {
-			dst[i] = uint8(min(max(int64(float32(v*recip)+bias), 0), top))
-		}
-		return
+// pack8Cut is pack4Cut for levels of 8 bits.
+func pack8Cut(dst []byte, w []float32, recip, bias float32) {
+	for i, v := range w {
+		dst[i] = uint8(min(max(int64(float32(v*recip)+bias), 0), 255))
 	}
+}
+
+// pack4CutPortable is pack4Cut in Go, for a multiple of 8 weights.
+func pack4CutPortable(dst []byte, w []float32, recip, bias float32) {
 	for len(w) >= 8 && len(dst) >= 4 {
 		v := (*[8]float32)(w)
 		var x int64
 		for i := range v {
-			x |= min(max(int64(float32(v[i]*recip)+bias), 0), top) << (4 * i)
+			x |= min(max(int64(float32(v[i]*recip)+bias), 0), 15) << (4 * i)
 		}
 		binary.LittleEndian.PutUint32(dst, uint32(x))
 		w, dst = w[8:], dst[4:]

@@ -58,23 +58,20 @@ func (q *rtn) spans() []float32 {
 	return spans4
 }
 
-// trial is a grid with levels q = round(w*recip), cut off at lo and hi, which are whole numbers.
-type trial struct{ recip, lo, hi float32 }
-
-// sum is Σqw and Σq² over a block.
-type sum struct{ qw, qq float32 }
-
-// trials are grids to be compared on one block, an even number of them.
+// trials are grids to be compared on one block. Levels are q = round(w*recip), cut off at lo and hi, which are whole
+// numbers.
 type trials struct {
-	n    int
-	grid [maxTrials]trial
-	sum  [maxTrials]sum
+	n             int
+	recip, lo, hi [maxTrials]float32
+	qw, qq        [maxTrials]float32 // Σqw and Σq² over the block
+	gain          [maxTrials]float32 // (Σqw)²/Σq²: what the levels explain of Σw²
 }
 
-const maxTrials = 16
+const maxTrials = 16 // two vector registers
 
 func (t *trials) add(recip, lo, hi float32) {
-	t.grid[t.n] = trial{recip, lo, hi}
+	at := t.n & (maxTrials - 1)
+	t.recip[at], t.lo[at], t.hi[at] = recip, lo, hi
 	t.n++
 }
 
@@ -95,27 +92,30 @@ func (t *trials) asymmetric(span grid, spans []float32, top float32, l extremes)
 	}
 }
 
-// best is the grid of the trial that explains most, as the format stores it.
-func (t *trials) best(q *rtn, span grid) grid {
-	most, at := uint32(0), 0
+// largest is the trial that explains most, the first of them in a tie; ok is false where none explains anything: sums
+// that overflow, or no level but 0.
+func (t *trials) largest() (at int, ok bool) {
+	most := uint64(0)
 	for i := range t.n {
-		s := t.sum[i&(maxTrials-1)]
 		// Numbers that are not negative are in the order of their bits; compared as integers, no branch has to guess.
-		x := math.Float32bits(s.qw * s.qw / s.qq)
-		if x >= infBits { // sums that overflow, or no level but 0
+		x := uint64(math.Float32bits(t.gain[i&(maxTrials-1)]))
+		if x >= infBits {
 			x = 0
 		}
-		if x > most {
-			at = i
-		}
-		most = max(most, x)
+		most = max(most, x<<8|uint64(maxTrials-i))
 	}
-	if most == 0 {
-		return span
+	return maxTrials - int(most&0xff), most>>8 != 0
+}
+
+// best is the grid of the trial that explains most, as the format stores it; otherwise where there is none.
+func (t *trials) best(q *rtn, otherwise grid) grid {
+	at, ok := t.largest()
+	if !ok {
+		return otherwise
 	}
-	g, ok := q.finish(t.sum[at].qw/t.sum[at].qq, int32(-t.grid[at].lo))
+	g, ok := q.finish(t.qw[at]/t.qq[at], int32(-t.lo[at]))
 	if !ok || g.scale == 0 {
-		return span
+		return otherwise
 	}
 	g.cut = true
 	return g
@@ -131,15 +131,37 @@ func round(x float32) float32 {
 // runPortable is run in Go. The eight sums are those of a vector register; as the order of additions is fixed and
 // none is fused with a product, every CPU gives the same.
 func (t *trials) runPortable(w []float32) {
-	for j, g := range t.grid[:t.n] {
+	for j := range t.n {
+		recip, lo, hi := t.recip[j], t.lo[j], t.hi[j]
 		var qw, qq [8]float32
 		for i, v := range w {
-			q := min(max(round(v*g.recip), g.lo), g.hi)
+			q := min(max(round(v*recip), lo), hi)
 			qw[i&7] += float32(q * v)
 			qq[i&7] += float32(q * q)
 		}
-		t.sum[j] = sum{tree(&qw), tree(&qq)}
+		t.sum(j, &qw, &qq)
 	}
+}
+
+// runWeightedPortable is runWeighted in Go.
+func (t *trials) runWeightedPortable(w, counts []float32) {
+	counts = counts[:len(w)]
+	for j := range t.n {
+		recip, lo, hi := t.recip[j], t.lo[j], t.hi[j]
+		var qw, qq [8]float32
+		for i, v := range w {
+			q := min(max(round(v*recip), lo), hi)
+			c := float32(q * counts[i])
+			qw[i&7] += float32(c * v)
+			qq[i&7] += float32(c * q)
+		}
+		t.sum(j, &qw, &qq)
+	}
+}
+
+func (t *trials) sum(j int, qw, qq *[8]float32) {
+	t.qw[j], t.qq[j] = tree(qw), tree(qq)
+	t.gain[j] = float32(t.qw[j]*t.qw[j]) / t.qq[j]
 }
 
 func tree(x *[8]float32) float32 {

@@ -100,19 +100,45 @@ func squaredError(q *rtn, w []float32, g grid) (sum float64) {
 	return sum
 }
 
-// The vector kernel must give what Go gives, for any length that it takes, and where weights are cut off.
+// The vector kernels must give what Go gives, for any length and number of trials that they take, and where weights are cut
+// off.
 func TestSumsAreTheSameEverywhere(t *testing.T) {
 	for _, n := range []int{8, 16, 40, 256} {
-		w := normal(uint64(n), n)
+		w, counts := normal(uint64(n), n), normal(uint64(n+1), n)
 		w[n/2] = 0
 		var a trials
-		for i := range maxTrials - 1 {
+		for i := range maxTrials {
 			a.add(float32(i-7)*37, float32(-8+i%3), float32(7-i%2))
+			b := a
+			a.run(w)
+			b.runPortable(w)
+			requireSameSums(t, &b, &a)
+			a.runWeighted(w, counts)
+			b.runWeightedPortable(w, counts)
+			requireSameSums(t, &b, &a)
 		}
-		b := a
-		a.run(w)
-		b.runPortable(w)
-		require.Equal(t, b.sum, a.sum, "%d weights", n)
+	}
+}
+
+func requireSameSums(t *testing.T, want, got *trials) {
+	t.Helper()
+	for i := range want.n {
+		require.Equal(t, want.qw[i], got.qw[i])
+		require.Equal(t, want.qq[i], got.qq[i])
+		require.Equal(t, math.Float32bits(want.gain[i])&^signBit, math.Float32bits(got.gain[i])&^signBit) // NaN has either sign
+	}
+}
+
+func TestPackedLevelsAreTheSameEverywhere(t *testing.T) {
+	w := normal(31, 256)
+	w[3], w[4], w[100] = 1e6, -1e6, 0
+	for _, n := range []int{16, 32, 64, 256} {
+		for _, g := range []grid{{recip: 3, zero: 8}, {recip: -0.1, zero: 8}, {recip: 40}, {recip: 2, zero: 15}} {
+			a, b := make([]byte, n/2), make([]byte, n/2)
+			pack4Cut(a, w[:n], g.recip, g.bias())
+			pack4CutPortable(b, w[:n], g.recip, g.bias())
+			require.Equal(t, b, a, "%d weights, %+v", n, g)
+		}
 	}
 }
 

@@ -33,7 +33,7 @@ func (q *rtn) weighted(w, counts []float32, l extremes, span grid) grid {
 	if !ok {
 		return span
 	}
-	near := q.around(t.grid[at])
+	near := q.around(&t, at)
 	near.runWeighted(w, counts)
 	return near.best(q, t.best(q, span))
 }
@@ -46,58 +46,24 @@ var (
 	neighbours = []float32{0.95, 0.975, 1, 1.025, 1.05}
 )
 
-// largest is the trial that explains most.
-func (t *trials) largest() (at int, ok bool) {
-	most := float32(0)
-	for i, s := range t.sum[:t.n] {
-		if x := s.qw * s.qw / s.qq; x > most && x <= math.MaxFloat32 {
-			most, at, ok = x, i, true
-		}
-	}
-	return at, ok
-}
-
 // around are trials near one.
-func (q *rtn) around(g trial) trials {
+func (q *rtn) around(t *trials, at int) trials {
+	recip, lo, hi := t.recip[at], t.lo[at], t.hi[at]
 	var near trials
 	for _, f := range neighbours {
-		near.add(g.recip*f, g.lo, g.hi)
+		near.add(recip*f, lo, hi)
 		if q.Symmetric {
 			continue
 		}
-		if g.lo < 0 {
-			near.add(g.recip*f, g.lo+1, g.hi+1)
+		if lo < 0 {
+			near.add(recip*f, lo+1, hi+1)
 		}
-		if g.hi > 0 {
-			near.add(g.recip*f, g.lo-1, g.hi-1)
+		if hi > 0 {
+			near.add(recip*f, lo-1, hi-1)
 		}
 	}
 	return near
 }
-
-// runWeighted is run with the sums Σ count·q·w and Σ count·q².
-func (t *trials) runWeighted(w, counts []float32) {
-	counts = counts[:len(w)]
-	for j, g := range t.grid[:t.n] {
-		var qw, qq [2]float32 // two chains of additions side by side
-		for i, v := range w {
-			q := float32(v*g.recip) + rounder - rounder
-			if q < g.lo { // seldom: cheaper than min and max, which mind NaN
-				q = g.lo
-			}
-			if q > g.hi {
-				q = g.hi
-			}
-			c := float32(q * counts[i])
-			qw[i&1] += float32(c * v)
-			qq[i&1] += float32(c * q)
-		}
-		t.sum[j] = sum{qw[0] + qw[1], qq[0] + qq[1]}
-	}
-}
-
-// rounder added and subtracted rounds to nearest, see round.
-const rounder = float32(3 << 22)
 
 // normalised divides weights of errors by their mean.
 func normalised(counts []float32) []float32 {

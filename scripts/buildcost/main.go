@@ -1,13 +1,13 @@
 //go:build linux
 
-// Command buildcost runs a command and prints what it cost: wall time and peak memory.
+// Command buildcost runs a command and prints what it cost: wall time, CPU time and peak memory.
 //
 //	go run ./scripts/buildcost [-json FILE | -row NAME] COMMAND [ARGUMENT ...]
 //
-// RssAnon is the memory that the command allocated, summed over the command and its children and looked
-// at every 10 ms. VmHWM is the largest resident size of any one of them, as the kernel kept it: mapped
-// files count, so it grows with the file cache that happens to be there and says little about a program
-// that maps its weights.
+// CPU time is user and system of the command and its children: what it would take where nothing else runs. RssAnon is the
+// memory that they allocated, summed over all and looked at every 10 ms. VmHWM is the largest resident size of any one of
+// them, as the kernel kept it: mapped files count, so it grows with the file cache that happens to be there and says
+// little about a program that maps its weights.
 //
 // The command's output passes through and the exit status is the command's. The cost goes to standard
 // error; with -json it goes to a file, with -row to standard output as a row of a markdown table.
@@ -64,7 +64,7 @@ func run(args []string, stdin io.Reader, stdout, stderr io.Writer) (code int, er
 	case *row != "":
 		_, err = fmt.Fprintf(stdout, "| %s | %.2f | %.0f | %.0f |\n", *row, c.Wall, megabytes(c.RSSAnon), megabytes(c.VmHWM))
 	default:
-		_, err = fmt.Fprintf(stderr, "%.2f s, peak RssAnon %.0f MB, VmHWM %.0f MB\n", c.Wall, megabytes(c.RSSAnon), megabytes(c.VmHWM))
+		_, err = fmt.Fprintf(stderr, "%.2f s, CPU %.2f s, peak RssAnon %.0f MB, VmHWM %.0f MB\n", c.Wall, c.CPU, megabytes(c.RSSAnon), megabytes(c.VmHWM))
 	}
 	return status(err)
 }
@@ -89,6 +89,7 @@ func megabytes(n int64) float64 { return float64(n) / 1e6 }
 // cost of a command.
 type cost struct {
 	Wall    float64 `json:"wall_s"`
+	CPU     float64 `json:"cpu_s"`
 	RSSAnon int64   `json:"rss_anon_bytes"`
 	VmHWM   int64   `json:"vm_hwm_bytes"`
 }
@@ -115,6 +116,7 @@ func measure(cmd *exec.Cmd) (c cost, err error) {
 	go func() { peak <- watch(cmd.Process.Pid, done) }()
 	err = cmd.Wait()
 	c.Wall = time.Since(start).Seconds()
+	c.CPU = (cmd.ProcessState.UserTime() + cmd.ProcessState.SystemTime()).Seconds()
 	close(done)
 	c.RSSAnon = <-peak
 	if usage, ok := cmd.ProcessState.SysUsage().(*syscall.Rusage); ok {
