@@ -2,6 +2,13 @@ package quantize
 
 import "math"
 
+const (
+	hqqNorm       = 0.7 // p
+	hqqBeta       = 10  // β at first: errors below 0.17 steps, where |x| = |x|^(p-1)/β, count as none
+	hqqGrowth     = 1.01
+	hqqIterations = 20 // at most: it ends when the norm no longer falls, mostly after three or four
+)
+
 // halfQuadratic is half-quadratic quantization (Badri and Shaji, 2023): scale and zero point of a block minimise
 // Σ|w - ŵ|^p with p = 0.7, for which a few weights that are far off count for little. An auxiliary variable for
 // the error splits that into two steps, which alternate:
@@ -13,16 +20,7 @@ import "math"
 // levels within the loop: MatMulNBits has a fast kernel for those alone, and rounding once at the end would undo what the
 // loop has found. And the scale is fitted along with the zero point, which symmetric formats lack. Errors
 // are measured in steps of the grid, so that β means the same for every tensor.
-type halfQuadratic struct{}
-
-const (
-	hqqNorm       = 0.7 // p
-	hqqBeta       = 10  // β at first: errors below 0.17 steps, where |x| = |x|^(p-1)/β, count as none
-	hqqGrowth     = 1.01
-	hqqIterations = 20 // at most: it ends when the norm no longer falls, mostly after three or four
-)
-
-func (halfQuadratic) solve(q *rtn, w []float32, _ extremes, span grid) grid {
+func (q *rtn) halfQuadratic(w []float32, _ extremes, span grid) grid {
 	if !span.fast || span.scale == 0 {
 		return span
 	}

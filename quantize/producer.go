@@ -181,7 +181,7 @@ func (p *producer) row(dst row, src []byte, buf []float32, n int64, sums *errorS
 		case p.counts != nil:
 			g = p.weighted(w, p.counts[at:at+len(w)], l, g)
 		case p.solver != nil:
-			g = p.solver.solve(&p.rtn, w, l, g)
+			g = p.solver(&p.rtn, w, l, g)
 		}
 		p.pack(dst.padded[b*packed:(b+1)*packed], w, g)
 		p.putScale(dst.scales, b, g.scale)

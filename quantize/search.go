@@ -3,20 +3,26 @@ package quantize
 import "math"
 
 // solver finds the grid of a block, given its extremes, which are finite, and the grid that spans it.
-type solver interface {
-	solve(q *rtn, w []float32, l extremes, span grid) grid
-}
+type solver func(q *rtn, w []float32, l extremes, span grid) grid
 
 // solver of a form; nil where the grid that spans a block is the one to use.
 func (f form) solver() solver {
 	switch {
 	case f.method == HQQ:
-		return halfQuadratic{}
+		return (*rtn).halfQuadratic
 	case f.scale == ScaleMSE:
-		return search{}
+		return (*rtn).search
 	}
 	return nil
 }
+
+// The scales that are tried, as parts of the reciprocal of the one that spans the block. On the
+// projections of a trained model the seven for 4 bits leave an error 1 % above that of a search ten times
+// as fine; at 8 bits a block is cut off less, and it matters less.
+var (
+	spans4 = []float32{0.94, 0.98, 1.02, 1.07, 1.12, 1.17, 1.23, 1.3}
+	spans8 = []float32{0.985, 0.99, 0.995, 1, 1.005, 1.01}
+)
 
 // search finds the grid with the least mean squared error, or nearly so. A scale that spans the block
 // wastes levels on its one largest weight: a narrower one, by which that weight is cut off, is better for
@@ -27,17 +33,7 @@ func (f form) solver() solver {
 //
 // Symmetric grids reach from -8 to 7 (in 4 bits), or, with a negative scale, from -7 to 8: both are tried. With zero
 // points the middle of the grid is laid on the middle of the block.
-type search struct{}
-
-// The scales that are tried, as parts of the reciprocal of the one that spans the block. On the
-// projections of a trained model the seven for 4 bits leave an error 1 % above that of a search ten times
-// as fine; at 8 bits a block is cut off less, and it matters less.
-var (
-	spans4 = []float32{0.94, 0.98, 1.02, 1.07, 1.12, 1.17, 1.23, 1.3}
-	spans8 = []float32{0.985, 0.99, 0.995, 1, 1.005, 1.01}
-)
-
-func (search) solve(q *rtn, w []float32, l extremes, span grid) grid {
+func (q *rtn) search(w []float32, l extremes, span grid) grid {
 	if !span.fast || span.scale == 0 {
 		return span // weights that are all 0, or so small that a float32 has few of their digits
 	}
@@ -64,7 +60,10 @@ type trials struct {
 	n             int
 	recip, lo, hi [maxTrials]float32
 	qw, qq        [maxTrials]float32 // Σqw and Σq² over the block
-	gain          [maxTrials]float32 // (Σqw)²/Σq²: what the levels explain of Σw²
+	// at is the trial whose levels explain most of Σw², the first in a tie, and most is how much, (Σqw)²/Σq². It is 0
+	// where none explains anything: sums that overflow, or no level but 0.
+	at   int
+	most float32
 }
 
 const maxTrials = 16 // two vector registers
@@ -77,8 +76,9 @@ func (t *trials) add(recip, lo, hi float32) {
 
 func (t *trials) symmetric(span grid, spans []float32, middle float32) {
 	for _, f := range spans {
-		t.add(span.recip*f, -middle, middle-1)
-		t.add(-span.recip*f, -middle, middle-1)
+		recip := span.recip * f
+		t.add(recip, -middle, middle-1)
+		t.add(-recip, -middle, middle-1)
 	}
 }
 
@@ -92,27 +92,12 @@ func (t *trials) asymmetric(span grid, spans []float32, top float32, l extremes)
 	}
 }
 
-// largest is the trial that explains most, the first of them in a tie; ok is false where none explains anything: sums
-// that overflow, or no level but 0.
-func (t *trials) largest() (at int, ok bool) {
-	most := uint64(0)
-	for i := range t.n {
-		// Numbers that are not negative are in the order of their bits; compared as integers, no branch has to guess.
-		x := uint64(math.Float32bits(t.gain[i&(maxTrials-1)]))
-		if x >= infBits {
-			x = 0
-		}
-		most = max(most, x<<8|uint64(maxTrials-i))
-	}
-	return maxTrials - int(most&0xff), most>>8 != 0
-}
-
 // best is the grid of the trial that explains most, as the format stores it; otherwise where there is none.
 func (t *trials) best(q *rtn, otherwise grid) grid {
-	at, ok := t.largest()
-	if !ok {
+	if t.most == 0 {
 		return otherwise
 	}
+	at := t.at & (maxTrials - 1)
 	g, ok := q.finish(t.qw[at]/t.qq[at], int32(-t.lo[at]))
 	if !ok || g.scale == 0 {
 		return otherwise
@@ -139,8 +124,9 @@ func (t *trials) runPortable(w []float32) {
 			qw[i&7] += float32(q * v)
 			qq[i&7] += float32(q * q)
 		}
-		t.sum(j, &qw, &qq)
+		t.qw[j], t.qq[j] = tree(&qw), tree(&qq)
 	}
+	t.compare()
 }
 
 // runWeightedPortable is runWeighted in Go.
@@ -155,13 +141,19 @@ func (t *trials) runWeightedPortable(w, counts []float32) {
 			qw[i&7] += float32(c * v)
 			qq[i&7] += float32(c * q)
 		}
-		t.sum(j, &qw, &qq)
+		t.qw[j], t.qq[j] = tree(&qw), tree(&qq)
 	}
+	t.compare()
 }
 
-func (t *trials) sum(j int, qw, qq *[8]float32) {
-	t.qw[j], t.qq[j] = tree(qw), tree(qq)
-	t.gain[j] = float32(t.qw[j]*t.qw[j]) / t.qq[j]
+// compare finds the trial that explains most.
+func (t *trials) compare() {
+	t.at, t.most = 0, 0
+	for j, qw := range t.qw[:t.n] {
+		if x := float32(qw*qw) / t.qq[j]; x > t.most && x <= math.MaxFloat32 {
+			t.at, t.most = j, x
+		}
+	}
 }
 
 func tree(x *[8]float32) float32 {

@@ -23,11 +23,11 @@
 	VXORPS       Y8, Y8, Y8;             \
 	VXORPS       Y9, Y9, Y9
 
-// The levels Y11 and Y12 of eight weights, Y10.
+// The levels Y11 and Y12 of eight weights, Y10: to nearest, to even in a tie.
 #define LEVELS \
 	VMULPS   Y0, Y10, Y11;  \
 	VMULPS   Y3, Y10, Y12;  \
-	VROUNDPS $0, Y11, Y11;  \ // to nearest, to even in a tie
+	VROUNDPS $0, Y11, Y11;  \
 	VROUNDPS $0, Y12, Y12;  \
 	VMAXPS   Y1, Y11, Y11;  \
 	VMAXPS   Y4, Y12, Y12;  \
@@ -54,16 +54,43 @@
 	ADDQ   $8, DX;                \
 	SUBQ   $2, R8
 
-// What the trials at DI explain. Of those that there are none it is NaN, which nobody reads.
-#define GAINS \
-	VMOVUPS trials_qw+0(DI), Y0;   \
-	VMOVUPS trials_qw+32(DI), Y1;  \
-	VMULPS  Y0, Y0, Y0;            \
-	VMULPS  Y1, Y1, Y1;            \
-	VDIVPS  trials_qq+0(DI), Y0, Y0;  \
-	VDIVPS  trials_qq+32(DI), Y1, Y1; \
-	VMOVUPS Y0, trials_gain+0(DI); \
-	VMOVUPS Y1, trials_gain+32(DI)
+// Finds the trial at DI that explains most, as compare does. Numbers that are not negative are in the order of their
+// bits; NaN of a trial that there is none, and what is not finite, become 0.
+#define COMPARE \
+	VMOVUPS      trials_qw+0(DI), Y0;      \
+	VMOVUPS      trials_qw+32(DI), Y1;     \
+	VMULPS       Y0, Y0, Y0;               \
+	VMULPS       Y1, Y1, Y1;               \
+	VDIVPS       trials_qq+0(DI), Y0, Y0;  \
+	VDIVPS       trials_qq+32(DI), Y1, Y1; \
+	VPBROADCASTD infinity<>(SB), Y2;       \
+	VPCMPGTD     Y0, Y2, Y3;               \
+	VPCMPGTD     Y1, Y2, Y4;               \
+	VPAND        Y3, Y0, Y0;               \
+	VPAND        Y4, Y1, Y1;               \
+	VPXOR        Y2, Y2, Y2;               \
+	VPMAXSD      Y2, Y0, Y0;               \
+	VPMAXSD      Y2, Y1, Y1;               \
+	VPMAXSD      Y0, Y1, Y2;               \
+	VEXTRACTI128 $1, Y2, X3;               \
+	VPMAXSD      X2, X3, X2;               \
+	VPSHUFD      $0x4e, X2, X3;            \
+	VPMAXSD      X2, X3, X2;               \
+	VPSHUFD      $0xb1, X2, X3;            \
+	VPMAXSD      X2, X3, X2;               \
+	VMOVSS       X2, trials_most(DI);      \
+	VPBROADCASTD X2, Y2;                   \
+	VPCMPEQD     Y0, Y2, Y0;               \
+	VPCMPEQD     Y1, Y2, Y1;               \
+	VMOVMSKPS    Y0, AX;                   \
+	VMOVMSKPS    Y1, BX;                   \
+	SHLQ         $8, BX;                   \
+	ORQ          BX, AX;                   \
+	BSFQ         AX, AX;                   \
+	MOVQ         AX, trials_at(DI)
+
+DATA infinity<>+0(SB)/4, $0x7f800000
+GLOBL infinity<>(SB), RODATA|NOPTR, $4
 
 // func sumsAVX2(t *trials, w *float32, weights int)
 TEXT ·sumsAVX2(SB), NOSPLIT, $0-24
@@ -91,8 +118,9 @@ loop:
 	JNE     loop
 
 	STORE
-	JGT  pair
-	GAINS
+	JGT     pair
+
+	COMPARE
 	VZEROUPPER
 	RET
 
@@ -128,8 +156,9 @@ loop:
 	JNE     loop
 
 	STORE
-	JGT  pair
-	GAINS
+	JGT     pair
+
+	COMPARE
 	VZEROUPPER
 	RET
 

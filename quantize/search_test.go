@@ -65,7 +65,7 @@ func TestSearchIsCloseToExhaustive(t *testing.T) {
 			l := extremesOf(w)
 			span, ok := q.grid(l, w[0])
 			require.True(t, ok)
-			sum += squaredError(&q, w, search{}.solve(&q, w, l, span))
+			sum += squaredError(&q, w, q.search(w, l, span))
 			best := math.Inf(1)
 			for _, sign := range []float32{1, -1} {
 				for f := float32(0.6); f < 1.3; f += 0.01 {
@@ -122,10 +122,31 @@ func TestSumsAreTheSameEverywhere(t *testing.T) {
 
 func requireSameSums(t *testing.T, want, got *trials) {
 	t.Helper()
-	for i := range want.n {
-		require.Equal(t, want.qw[i], got.qw[i])
-		require.Equal(t, want.qq[i], got.qq[i])
-		require.Equal(t, math.Float32bits(want.gain[i])&^signBit, math.Float32bits(got.gain[i])&^signBit) // NaN has either sign
+	require.Equal(t, want.qw, got.qw)
+	require.Equal(t, want.qq, got.qq)
+	require.Equal(t, want.at, got.at)
+	require.Equal(t, want.most, got.most)
+}
+
+// Trials whose sums overflow, and those without a level, explain nothing.
+func TestTrialsThatExplainNothing(t *testing.T) {
+	huge, small := make([]float32, 16), make([]float32, 16)
+	for i := range huge {
+		huge[i], small[i] = 1e38, 1e-3
+	}
+	for why, w := range map[string][]float32{"overflow": huge, "no level": small} {
+		for _, run := range []func(*trials, []float32){(*trials).run, (*trials).runPortable} {
+			var a trials
+			a.add(1e-36, -8, 7)
+			if why == "no level" {
+				a.recip[0] = 1
+			}
+			run(&a, w)
+			require.Zero(t, a.most, why)
+			a.add(1000, -8, 7)
+			run(&a, small)
+			require.Equal(t, 1, a.at, why)
+		}
 	}
 }
 
@@ -190,7 +211,7 @@ func TestHalfQuadraticReducesItsNorm(t *testing.T) {
 			w := v[:f.BlockSize]
 			l := extremesOf(w)
 			span, _ := q.grid(l, w[0])
-			g := halfQuadratic{}.solve(&q, w, l, span)
+			g := q.halfQuadratic(w, l, span)
 			before += norm07(&q, w, span)
 			after += norm07(&q, w, g)
 			if f.Symmetric {

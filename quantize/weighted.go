@@ -29,11 +29,10 @@ func (q *rtn) weighted(w, counts []float32, l extremes, span grid) grid {
 		t.asymmetric(span, wideSpans, float32(q.top()), l)
 	}
 	t.runWeighted(w, counts)
-	at, ok := t.largest()
-	if !ok {
+	if t.most == 0 {
 		return span
 	}
-	near := q.around(&t, at)
+	near := q.around(&t)
 	near.runWeighted(w, counts)
 	return near.best(q, t.best(q, span))
 }
@@ -46,9 +45,9 @@ var (
 	neighbours = []float32{0.95, 0.975, 1, 1.025, 1.05}
 )
 
-// around are trials near one.
-func (q *rtn) around(t *trials, at int) trials {
-	recip, lo, hi := t.recip[at], t.lo[at], t.hi[at]
+// around are trials near the one that explains most.
+func (q *rtn) around(t *trials) trials {
+	recip, lo, hi := t.recip[t.at], t.lo[t.at], t.hi[t.at]
 	var near trials
 	for _, f := range neighbours {
 		near.add(recip*f, lo, hi)

@@ -39,7 +39,7 @@ func TestWeighted(t *testing.T) {
 			span, ok := q.grid(l, w[0])
 			require.True(t, ok)
 			weighted += loss(w, counts, q.weighted(w, counts, l, span))
-			plain += loss(w, counts, search{}.solve(q, w, l, span))
+			plain += loss(w, counts, q.search(w, l, span))
 			best := loss(w, counts, span)
 			for i := range 200 {
 				for _, sign := range []float32{1, -1} {
