@@ -76,5 +76,6 @@ func (s *Sequence) fork() (decoder, error) {
 	if err != nil {
 		return nil, err
 	}
+	f.hit = s.hit
 	return f, nil
 }

@@ -1,6 +1,9 @@
 package runner
 
-import "context"
+import (
+	"context"
+	"time"
+)
 
 // Decoder is what a generation runs on: a sequence, or a slot of a batch.
 type Decoder = decoder
@@ -8,3 +11,38 @@ type Decoder = decoder
 func NewDecoder(ctx context.Context, r *Runner) (Decoder, error) { return r.newVerifier(ctx) }
 
 func Fork(d Decoder) (Decoder, error) { return d.fork() }
+
+// LoseRoom leaves the cache as one that could not grow: it counts as having no room.
+func LoseRoom(d Decoder) {
+	switch d := d.(type) {
+	case *Sequence:
+		d.cache.capacity = 0
+	case *slot:
+		d.s.mu.Lock()
+		defer d.s.mu.Unlock()
+		d.s.pool.capacity = 0
+	}
+}
+
+// Capacity is that of the cache of all slots, in tokens.
+func Capacity(r *Runner) int {
+	r.scheduler.mu.Lock()
+	defer r.scheduler.mu.Unlock()
+	return r.scheduler.pool.capacity
+}
+
+// Took says how long ago a slot had its last logits, of a grace of an hour.
+func Took(d Decoder, t time.Duration) {
+	s := d.(*slot)
+	s.s.mu.Lock()
+	defer s.s.mu.Unlock()
+	s.had, s.s.grace = time.Now().Add(-t), time.Hour
+}
+
+// Expected tells whether the next common step waits for a slot.
+func Expected(d Decoder) bool {
+	s := d.(*slot)
+	s.s.mu.Lock()
+	defer s.s.mu.Unlock()
+	return s.expected
+}

@@ -19,6 +19,7 @@ type shifter struct {
 	shifted       bool    // the decoder has not all of them
 	stale         bool    // it has at most the first keep
 	shifts        int
+	hit           int // tokens that the prompt had from the prefix cache
 }
 
 func (s *shifter) Len() int { return len(s.tokens) }
@@ -27,6 +28,9 @@ func (s *shifter) Prefill(ctx context.Context, tokens []int32) ([]float32, error
 	logits, err := s.decoder.Prefill(ctx, tokens)
 	if err == nil {
 		s.tokens = append(s.tokens, tokens...)
+		var r Result
+		s.decoder.report(&r) // later runs have hits of their own
+		s.hit = r.CachedTokens
 	}
 	return logits, err
 }
@@ -94,5 +98,6 @@ func (s *shifter) fork() (decoder, error) {
 
 func (s *shifter) report(r *Result) {
 	s.decoder.report(r)
+	r.CachedTokens = s.hit
 	r.Shifts, s.shifts = s.shifts, 0
 }

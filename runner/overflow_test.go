@@ -76,6 +76,21 @@ func TestShift(t *testing.T) {
 	}
 }
 
+// What a prompt had from the prefix cache stays its own, whatever later runs find there.
+func TestShiftCachedTokens(t *testing.T) {
+	m := batches["rotary embedding"]
+	for _, slots := range []int{0, 2} {
+		r := m.open(t, runner.Options{MaxContext: 64, Slots: slots, PrefixCache: 1 << 20})
+		q := plain(m.prompt(41), 150)
+		q.Shift = true
+		for _, cached := range []int{0, 32} { // whole blocks of 16
+			_, res := result(t, r, q)
+			require.Positive(t, res.Shifts)
+			require.Equal(t, cached, res.CachedTokens)
+		}
+	}
+}
+
 func TestShiftCancelled(t *testing.T) {
 	m := batches["rotary embedding"]
 	for _, slots := range []int{0, 1} {

@@ -8,8 +8,8 @@ import (
 	"github.com/qwenrt/qwenrt/ort"
 )
 
-// prefixBlock is the number of tokens that a prefix cache keeps or drops at once. A prompt runs what is left
-// behind its last whole block that is known: half a block of waste in the mean, which for Qwen3-0.6B is 30 ms.
+// prefixBlock is the number of tokens that a prefix cache keeps or drops at once. A block that begins as a prompt
+// goes on serves as far as it does, so that only the end of what was run, half a block in the mean, is lost.
 const prefixBlock = 16
 
 // prefixCache keeps keys and values of what was run, to be used again by prompts that begin alike. It is a
@@ -69,19 +69,40 @@ func (p *prefixCache) close() {
 	}
 }
 
-// known is the path of the whole blocks with which tokens begin. It counts as used.
-func (p *prefixCache) known(tokens []int32) []*block {
-	var path []*block
+// known is the path of the whole blocks with which tokens begin.
+func (p *prefixCache) known(tokens []int32) (path []*block) {
 	for b := &p.root; len(tokens) >= prefixBlock; tokens = tokens[prefixBlock:] {
 		if b = b.below[[prefixBlock]int32(tokens)]; b == nil {
 			break
 		}
 		path = append(path, b)
 	}
-	p.use(path)
 	return path
 }
 
+// nearest is the block below b that begins with most of tokens, and with how many; of several, the last used.
+func (b *block) nearest(tokens []int32) (best *block, n int) {
+	for _, c := range b.below {
+		same := 0
+		for same < min(len(tokens), prefixBlock) && c.tokens[same] == tokens[same] {
+			same++
+		}
+		if same > n || same == n && n > 0 && c.used > best.used {
+			best, n = c, same
+		}
+	}
+	return best, n
+}
+
+// end is the last block of a path.
+func (p *prefixCache) end(path []*block) *block {
+	if len(path) == 0 {
+		return &p.root
+	}
+	return path[len(path)-1]
+}
+
+// use counts a path as used.
 func (p *prefixCache) use(path []*block) {
 	p.now++
 	for _, b := range slices.Backward(path) {
@@ -95,49 +116,58 @@ func (p *prefixCache) use(path []*block) {
 func (p *prefixCache) load(s *Sequence, tokens []int32) (int, error) {
 	p.mu.Lock()
 	defer p.mu.Unlock()
+	p.stats.PromptTokens += int64(len(tokens))
 	path := p.known(tokens[:len(tokens)-1])
 	n := len(path) * prefixBlock
-	p.stats.PromptTokens += int64(len(tokens))
+	if b, more := p.end(path).nearest(tokens[n : len(tokens)-1]); more > 0 {
+		path, n = append(path, b), n+more
+	}
 	if n == 0 {
 		return 0, nil
 	}
+	p.use(path)
 	if err := s.cache.begin(n); err != nil {
 		return 0, err
 	}
+	var copies sync.WaitGroup // on all cores: the first touch of each page is most of the time
 	for i, b := range path {
-		kept := b.data.Bytes()
-		s.cache.spans(i*prefixBlock, (i+1)*prefixBlock, func(span []byte) { kept = kept[copy(span, kept):] })
+		copies.Go(func() {
+			kept := b.data.Bytes()
+			s.cache.spans(i*prefixBlock, min((i+1)*prefixBlock, n), func(span []byte) {
+				copy(span, kept)
+				kept = kept[prefixBlock*p.layout.rowBytes():]
+			})
+		})
 	}
+	copies.Wait()
 	s.tokens = append(s.tokens, tokens[:n]...)
 	p.stats.CachedTokens += int64(n)
 	return n, nil
 }
 
-// store keeps the whole blocks of a sequence that are not known, as far as there is room or older ones can go.
-// Without memory it keeps what it has.
-func (p *prefixCache) store(s *Sequence) {
+// store keeps the whole blocks of tokens, whose keys and values are in c, that are not known, as far as there is
+// room or older ones can go. Without memory it keeps what it has.
+func (p *prefixCache) store(tokens []int32, c *cache) {
 	p.mu.Lock()
 	defer p.mu.Unlock()
-	path := p.known(s.tokens)
-	above := &p.root
-	if len(path) > 0 {
-		above = path[len(path)-1]
-	}
-	for from := len(path) * prefixBlock; from+prefixBlock <= len(s.tokens) && p.room(); from += prefixBlock {
+	path := p.known(tokens)
+	p.use(path)
+	for from := len(path) * prefixBlock; from+prefixBlock <= len(tokens) && p.room(); from += prefixBlock {
 		data, err := ort.NewTensor(ort.Uint8, p.size)
 		if err != nil {
 			break
 		}
 		kept := data.Bytes()
-		s.cache.spans(from, from+prefixBlock, func(span []byte) { kept = kept[copy(kept, span):] })
-		b := &block{tokens: [prefixBlock]int32(s.tokens[from:]), above: above, data: data, used: p.now}
+		c.spans(from, from+prefixBlock, func(span []byte) { kept = kept[copy(kept, span):] })
+		above := p.end(path)
+		b := &block{tokens: [prefixBlock]int32(tokens[from:]), above: above, data: data, used: p.now}
 		b.place = p.recent.PushFront(b)
 		if above.below == nil {
 			above.below = map[[prefixBlock]int32]*block{}
 		}
 		above.below[b.tokens] = b
 		p.stats.Bytes += p.size
-		path, above = append(path, b), b
+		path = append(path, b)
 	}
 	p.use(path)
 }

@@ -45,12 +45,12 @@ func TestPrefixCache(t *testing.T) {
 					cached int
 				}{
 					{"nothing is known", base, 0},
-					{"all but what a last token is needed for", base, 96},
-					{"a whole block is left for the last token", base[:96], 80},
-					{"less than a block", base[:15], 0},
-					{"a conversation goes on behind the answer", slices.Concat(base, answer, base[:9]), 128},
-					{"another ending", slices.Concat(base[:50], base), 48},
-					{"another beginning", base[1:], 0},
+					{"all but a last token, for its logits: the first answer went on in the same block", base, 99},
+					{"a whole block but a last token", base[:96], 95},
+					{"less than a block", base[:15], 14},
+					{"a conversation goes on behind the answer, of which whole blocks are kept", slices.Concat(base, answer, base[:9]), 128},
+					{"another ending, within a block", slices.Concat(base[:50], base), 50},
+					{"another beginning", slices.Concat([]int32{base[0] ^ 1}, base[1:]), 0},
 				} {
 					want, _ := generated(t, without, c.prompt, 40)
 					got, cached := generated(t, r, c.prompt, 40)
@@ -58,7 +58,7 @@ func TestPrefixCache(t *testing.T) {
 					require.Equal(t, c.cached, cached, c.why)
 				}
 				stats := r.PrefixStats()
-				require.EqualValues(t, 96+80+128+48, stats.CachedTokens)
+				require.EqualValues(t, 99+95+14+128+50, stats.CachedTokens)
 				require.Zero(t, stats.Evicted)
 			})
 		}

@@ -40,6 +40,8 @@ type scheduler struct {
 	turn     bool
 	patience time.Time
 	grace    time.Duration
+
+	left bool // somebody has, since the size of the cache was last looked at
 }
 
 // interleavedChunk is how many tokens of a prompt run at once while other generations wait for tokens.
@@ -61,7 +63,10 @@ type slot struct {
 	at       int // -1 without a place
 	want     int // tokens that Reserve asked for
 	job      job
-	expected bool // it has its logits since a moment ago, and will ask for more
+	had      time.Time // its last logits
+	expected bool      // it has them since a moment ago, and will ask for more
+	slow     bool      // it took longer than that the last time
+	served   bool      // since the last chunk of a prompt it had a short run
 }
 
 // job is what a slot waits for. The zero value is nothing.
@@ -77,6 +82,11 @@ type job struct {
 }
 
 func (j *job) waiting() bool { return j.tokens != nil || j.from != nil }
+
+// short: it is a fork, or guesses, and not a prompt.
+func (j *job) short() bool { return j.all || j.from != nil }
+
+func (j *job) prompt() bool { return j.tokens != nil && !j.decode && !j.all }
 
 func newScheduler(r *Runner, places, limit int) *scheduler {
 	s := &scheduler{
@@ -254,6 +264,7 @@ func (t *slot) fork() (decoder, error) {
 		return t.seq().fork()
 	}
 	f := s.newSlot()
+	f.hit = t.hit
 	err := s.take(f, at)
 	s.mu.Unlock()
 	if err == nil {
@@ -273,18 +284,19 @@ func (t *slot) Close() {
 	if t.at < 0 {
 		return
 	}
-	t.s.store(t.seq())
+	t.s.store(t.seq().tokens, t.seq())
 	t.seq().tokens = t.seq().tokens[:0]
-	t.s.owners[t.at], t.at = nil, -1
+	t.s.owners[t.at], t.at, t.s.left = nil, -1, true
 	t.s.admit()
 	t.s.signal()
 }
 
 func (t *slot) report(r *Result) { r.CachedTokens = t.hit }
 
-func (s *scheduler) store(p *Sequence) {
+// store gives the prefix cache tokens that p has, or had, in its cache.
+func (s *scheduler) store(tokens []int32, p *Sequence) {
 	if s.r.prefix != nil {
-		s.r.prefix.store(p)
+		s.r.prefix.store(tokens, &p.cache)
 	}
 }
 
@@ -327,6 +339,7 @@ func (s *scheduler) submit(t *slot, j job) error {
 	}
 	j.before = t.seq().Len()
 	t.job, t.expected = j, false
+	t.slow = s.grace > 0 && !t.had.IsZero() && time.Since(t.had) > s.grace
 	if !j.decode {
 		s.alone = append(s.alone, t)
 	}
@@ -358,7 +371,7 @@ func (s *scheduler) finish(t *slot, err error) {
 		t.seq().tokens = t.seq().tokens[:min(t.job.before, t.seq().Len())]
 	}
 	s.forget(t)
-	t.expected = err == nil
+	t.had, t.expected = time.Now(), err == nil && !t.slow
 	t.done <- err
 }
 
@@ -388,6 +401,7 @@ const idle = time.Hour
 func (s *scheduler) run() (wait time.Duration) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
+	s.trim()
 	waiting, expected := false, false
 	for _, t := range s.owners {
 		if t != nil {
@@ -398,7 +412,7 @@ func (s *scheduler) run() (wait time.Duration) {
 	switch {
 	case len(s.alone) > 0 && (s.turn || !waiting):
 		s.turn = false
-		s.runAlone(s.alone[0], waiting || expected)
+		s.runAlone(s.next())
 		return 0
 	case !waiting:
 		s.release()
@@ -419,6 +433,25 @@ func (s *scheduler) run() (wait time.Duration) {
 	return 0
 }
 
+// next is who has a run of its own now. Short ones go before prompts, but only one of each generation between
+// two chunks: so no prompt holds up who guesses, and nobody who guesses holds up a prompt for ever.
+func (s *scheduler) next() *slot {
+	prompt := -1
+	for i, t := range s.alone {
+		if t.job.short() && !t.served {
+			t.served = true
+			return t
+		}
+		if t.job.prompt() && prompt < 0 {
+			prompt = i
+		}
+	}
+	for _, t := range s.alone {
+		t.served = false
+	}
+	return s.alone[max(prompt, 0)]
+}
+
 // unlocked runs what takes long.
 func (s *scheduler) unlocked(f func() error) error {
 	s.mu.Unlock()
@@ -426,8 +459,8 @@ func (s *scheduler) unlocked(f func() error) error {
 	return f()
 }
 
-// runAlone runs a chunk of a prompt, or makes a fork.
-func (s *scheduler) runAlone(t *slot, others bool) {
+// runAlone runs a chunk of a prompt, or guesses, or makes a fork.
+func (s *scheduler) runAlone(t *slot) {
 	p, j := t.seq(), &t.job
 	if j.from != nil {
 		s.finish(t, s.copy(t, j.from))
@@ -437,41 +470,45 @@ func (s *scheduler) runAlone(t *slot, others bool) {
 		s.finish(t, err)
 		return
 	}
-	if p.Len() == 0 && s.r.prefix != nil {
-		hit, err := s.r.prefix.load(p, j.tokens)
-		if err != nil {
-			s.finish(t, wrap(err))
-			return
-		}
-		t.hit, j.next = hit, hit
+	most := s.r.chunk
+	if slices.ContainsFunc(s.owners, func(o *slot) bool { return o != nil && !o.job.prompt() }) {
+		most = interleavedChunk
 	}
-	n, rows := len(j.tokens)-j.next, 1
-	switch {
-	case j.all:
-		rows = n
-	case others:
-		n = min(n, s.r.chunkAt(p.Len()), interleavedChunk)
-	default:
-		n = min(n, s.r.chunkAt(p.Len()))
-	}
+	rows := 1
 	j.running = true
-	err := s.unlocked(func() error {
+	err := s.unlocked(func() (err error) {
 		if err := j.ctx.Err(); err != nil {
 			return wrap(err)
 		}
+		if p.Len() == 0 && s.r.prefix != nil {
+			if j.next, err = s.r.prefix.load(p, j.tokens); err != nil {
+				return wrap(err)
+			}
+			t.hit = j.next
+		}
+		n := len(j.tokens) - j.next
+		if j.all {
+			rows = n
+		} else {
+			n = min(n, most, s.r.chunkAt(p.Len()))
+		}
 		defer p.Watch(j.ctx)()
-		return p.step(j.tokens[j.next:j.next+n], rows)
+		err = p.step(j.tokens[j.next:j.next+n], rows)
+		j.next += n
+		return err
 	})
 	j.running = false
-	j.next += n
 	switch {
 	case err != nil:
 		s.finish(t, err)
 	case j.next == len(j.tokens):
-		t.keep(p, rows)
-		s.store(p)
-		s.finish(t, nil)
 		s.patience = time.Now().Add(s.grace)
+		t.keep(p, rows)
+		tokens := p.tokens
+		s.finish(t, nil)
+		if !j.all { // while the first token is chosen
+			_ = s.unlocked(func() error { s.store(tokens, p); return nil })
+		}
 	}
 }
 
@@ -499,15 +536,41 @@ func (s *scheduler) ensure(n int) error {
 	if n <= s.pool.capacity {
 		return nil
 	}
+	for _, p := range s.places { // where it could not grow before, it counts as having no room
+		if p != nil {
+			n = max(n, p.Len())
+		}
+	}
 	if s.r.reserve {
 		n = s.r.context
 	}
-	capacity := grown(s.pool.capacity, n, s.r.context)
+	return s.resize(grown(s.pool.capacity, n, s.r.context))
+}
+
+func (s *scheduler) resize(capacity int) error {
 	s.batch.close() // or it would keep the old cache
 	if err := s.pool.grow(capacity, s.places); err != nil {
-		return wrap(fmt.Errorf("grow the KV cache of %d generations to %d tokens: %w", len(s.places), capacity, err))
+		return wrap(fmt.Errorf("make the KV cache of %d generations one of %d tokens: %w", len(s.places), capacity, err))
 	}
 	return nil
+}
+
+// trim makes the cache smaller where those who are left need less than a quarter of it: the pages that a long
+// generation has touched would stay for as long as others come and go.
+func (s *scheduler) trim() {
+	if !s.left || s.r.reserve {
+		return
+	}
+	s.left = false
+	need := 1
+	for _, t := range s.owners {
+		if t != nil {
+			need = max(need, t.seq().Len(), t.want, t.job.before+len(t.job.tokens))
+		}
+	}
+	if n := grown(0, need, s.r.context); 4*n <= s.pool.capacity {
+		_ = s.resize(n) // without memory for it, whoever runs next is told
+	}
 }
 
 // release gives all memory back when nobody has a place.
@@ -528,7 +591,7 @@ func (s *scheduler) release() {
 // runBatch runs the common step of those who wait for a token.
 func (s *scheduler) runBatch() {
 	rows, err := s.gather()
-	if err == nil {
+	if err == nil && rows != nil {
 		begin := time.Now()
 		err = s.unlocked(func() error {
 			if err := s.batch.binding.Run(s.batch.control); err != nil {
@@ -544,7 +607,7 @@ func (s *scheduler) runBatch() {
 		s.grace = time.Since(begin) / 4
 	}
 	for i, t := range s.owners {
-		if t == nil || !t.job.decode || err == nil && !t.job.running {
+		if t == nil || !t.job.decode || rows != nil && !t.job.running { // who came during the run has the next
 			continue
 		}
 		if err == nil {
@@ -553,31 +616,21 @@ func (s *scheduler) runBatch() {
 		}
 		s.finish(t, err)
 	}
-	s.stats.Steps++
+	if err == nil && rows != nil {
+		s.stats.Steps++
+	}
 	s.patience = time.Now().Add(s.grace)
 }
 
-// gather prepares the common step, and gives for each of its rows who waits for it, nil where nobody does.
+// gather prepares the common step, and gives for each of its rows who waits for it, nil where nobody does. There
+// are no rows if nobody is left.
 func (s *scheduler) gather() ([]*slot, error) {
+	if !s.fit() {
+		return nil, nil
+	}
 	n, err := s.compact()
 	if err != nil {
 		return nil, err
-	}
-	total := 0
-	for _, t := range s.owners[:n] {
-		if t != nil && t.job.decode {
-			total = max(total, t.seq().Len()+1, t.want)
-		}
-	}
-	if err := s.ensure(total); err != nil {
-		return nil, err
-	}
-	rows, tokens, at := make([]*slot, n), make([]int32, n), make([]int, n)
-	for i, t := range s.owners[:n] {
-		if t != nil && t.job.decode {
-			rows[i], t.job.running = t, true
-		}
-		tokens[i], at[i] = s.input(i)
 	}
 	if s.batch.pool == nil {
 		if err := s.batch.open(s.r, &s.pool); err != nil {
@@ -585,7 +638,46 @@ func (s *scheduler) gather() ([]*slot, error) {
 			return nil, wrap(err)
 		}
 	}
-	return rows, wrap(s.batch.fill(tokens, at))
+	rows, tokens, at := make([]*slot, n), make([]int32, n), make([]int, n)
+	for i, t := range s.owners[:n] {
+		tokens[i], at[i] = s.input(i)
+		if t != nil && t.job.decode {
+			rows[i] = t
+		}
+	}
+	if err := s.batch.fill(tokens, at); err != nil {
+		return nil, wrap(err)
+	}
+	for _, t := range rows {
+		if t != nil {
+			t.job.running = true
+		}
+	}
+	return rows, nil
+}
+
+// fit makes room for those who wait for a token, and reports whether there are any. Who needs more than there is
+// memory for is told; the others go on.
+func (s *scheduler) fit() bool {
+	for {
+		var longest *slot
+		most := 0
+		for _, t := range s.owners {
+			if t != nil && t.job.decode {
+				if n := max(t.seq().Len()+1, t.want); n > most {
+					longest, most = t, n
+				}
+			}
+		}
+		if longest == nil {
+			return false
+		}
+		err := s.ensure(most)
+		if err == nil {
+			return true
+		}
+		s.finish(longest, err)
+	}
 }
 
 // input is the token that a place takes in the common step, and its position. A place for which nobody waits

@@ -6,8 +6,13 @@ import (
 	"fmt"
 	"slices"
 	"sync"
+	"sync/atomic"
 	"testing"
+	"time"
 
+	"github.com/stretchr/testify/require"
+
+	"github.com/qwenrt/qwenrt/internal/reftest"
 	"github.com/qwenrt/qwenrt/runner"
 	"github.com/qwenrt/qwenrt/runner/sample"
 )
@@ -147,6 +152,135 @@ func TestBatchQueue(t *testing.T) {
 	requireError(t, <-waits, context.Canceled, "cancel")
 	close(last)
 	all.Wait()
+}
+
+// A prompt of many chunks does not hold up who guesses, whose runs are short and come between.
+func TestBatchGuessesBetweenChunks(t *testing.T) {
+	m := toy{layers: 2, heads: 4, kvHeads: 2, headDim: 16, vocab: 64, rotary: toyContext, loud: 5}
+	r := m.open(t, runner.Options{Slots: 2, PrefillChunk: 8})
+	var tokens atomic.Int64
+	first := make(chan struct{})
+	ctx, cancel := context.WithCancel(t.Context())
+	var all sync.WaitGroup
+	all.Go(func() {
+		q := plain(m.prompt(10), 1<<20)
+		q.Speculate, q.Shift = 4, true
+		for ev := range r.Generate(ctx, q) {
+			if ev.Result == nil && tokens.Add(1) == 50 {
+				close(first)
+			}
+		}
+	})
+	<-first
+	before := tokens.Load()
+	_, err := answerOf(t, r, plain(m.prompt(1600), 1)) // 200 chunks
+	require.NoError(t, err)
+	after := tokens.Load()
+	cancel()
+	all.Wait()
+	require.Greater(t, after-before, int64(20))
+}
+
+// A caller that takes its time with a token is not waited for, until it is quick again.
+func TestBatchSlowCaller(t *testing.T) {
+	m := batches["rotary embedding"]
+	r := m.open(t, runner.Options{Slots: 1})
+	d := decoderOf(t, r, m.prompt(5))
+	for _, c := range []struct {
+		took     time.Duration
+		expected bool
+	}{{0, true}, {2 * time.Hour, false}, {0, true}} {
+		runner.Took(d, c.took)
+		_, err := d.Decode(t.Context(), 1)
+		require.NoError(t, err)
+		require.Equal(t, c.expected, runner.Expected(d), c.took)
+	}
+}
+
+func decoderOf(t *testing.T, r *runner.Runner, prompt []int32) runner.Decoder {
+	t.Helper()
+	d, err := runner.NewDecoder(t.Context(), r)
+	require.NoError(t, err)
+	t.Cleanup(d.Close)
+	_, err = d.Prefill(t.Context(), prompt)
+	require.NoError(t, err)
+	return d
+}
+
+func requireNext(t *testing.T, r *runner.Runner, d runner.Decoder, tokens ...int32) {
+	t.Helper()
+	got, err := d.Decode(t.Context(), tokens[len(tokens)-1])
+	require.NoError(t, err)
+	want := fresh(t, r, tokens)
+	require.LessOrEqual(t, reftest.MaxError(t, got, want, len(want)), 1e-4)
+}
+
+// A cache that could not grow has lost nothing, whoever asks for room next, and however little.
+func TestCacheAfterFailedGrowth(t *testing.T) {
+	m := batches["rotary embedding"]
+	r := m.open(t, runner.Options{Slots: 2})
+	long, short := m.prompt(700), m.prompt(5)
+	a, b := decoderOf(t, r, long), decoderOf(t, r, short)
+	runner.LoseRoom(a)
+	requireNext(t, r, b, append(short, 1)...)
+	requireNext(t, r, a, append(long, 2)...)
+
+	s := sequence(t, r)
+	_, err := s.Prefill(t.Context(), long)
+	require.NoError(t, err)
+	runner.LoseRoom(s)
+	require.NoError(t, s.Reserve(10))
+	requireNext(t, r, s, append(long, 2)...)
+}
+
+// Who needs more than there is memory for fails alone.
+func TestBatchWithoutMemory(t *testing.T) {
+	m := batches["a cache of 4 bits"]
+	m.files = map[string]string{"config.json": fmt.Sprintf(`{"max_position_embeddings": %d}`, 1<<46)}
+	r := m.open(t, runner.Options{Slots: 2})
+	greedy, modest := decoderOf(t, r, m.prompt(5)), decoderOf(t, r, m.prompt(9))
+	ends := make(chan struct{})
+	var all sync.WaitGroup
+	all.Go(func() {
+		for i := 0; ; i++ {
+			select {
+			case <-ends:
+				return
+			default:
+			}
+			if _, err := modest.Decode(t.Context(), 1); err != nil {
+				t.Errorf("step %d: %v", i, err)
+				return
+			}
+			if i%100 == 99 {
+				if err := modest.Truncate(9); err != nil {
+					t.Error(err)
+				}
+			}
+		}
+	})
+	for range 20 {
+		require.NoError(t, greedy.Reserve(1<<46))
+		_, err := greedy.Decode(t.Context(), 1)
+		require.ErrorContains(t, err, "make the KV cache of 2 generations")
+	}
+	require.NoError(t, greedy.Reserve(0))
+	_, err := greedy.Decode(t.Context(), 1)
+	require.NoError(t, err)
+	close(ends)
+	all.Wait()
+}
+
+// The memory of a long generation goes with it, while others stay.
+func TestBatchGivesMemoryBack(t *testing.T) {
+	m := batches["rotary embedding"]
+	r := m.open(t, runner.Options{Slots: 2})
+	stays := m.prompt(5)
+	d := decoderOf(t, r, stays)
+	_, err := answerOf(t, r, plain(m.prompt(1900), 2))
+	require.NoError(t, err)
+	requireNext(t, r, d, append(stays, 1)...)
+	require.Less(t, runner.Capacity(r), 1900/2)
 }
 
 func TestSlotsNeedABatch(t *testing.T) {

@@ -18,6 +18,7 @@ type Sequence struct {
 	tokens []int32
 	prefix *prefixCache // that prompts begin with; nil: none
 	hit    int          // tokens that the last prompt had from there
+	unkept bool         // the prefix cache has not yet been given what the last Prefill ran
 }
 
 // NewSequence starts an empty sequence. Close it: the garbage collector does not see its memory.
@@ -54,9 +55,7 @@ func (s *Sequence) Close() {
 	if s.r == nil {
 		return
 	}
-	if s.prefix != nil {
-		s.prefix.store(s)
-	}
+	s.keep()
 	s.feed.close()
 	s.cache.close()
 	s.r = nil
@@ -131,11 +130,22 @@ func (s *Sequence) Truncate(n int) error {
 	if n < 0 || n > s.Len() {
 		return fmt.Errorf("runner: %w: truncate a sequence of %d tokens to %d", ErrRequest, s.Len(), n)
 	}
+	if s.unkept && n < s.Len() {
+		s.keep()
+	}
 	if err := s.cache.truncate(s.Len(), n); err != nil {
 		return wrap(err)
 	}
 	s.tokens = s.tokens[:n]
 	return nil
+}
+
+// keep gives the prefix cache what there is. Behind a prompt that waits for the next step, which is when
+// its caller has the logits.
+func (s *Sequence) keep() {
+	if s.unkept = false; s.prefix != nil {
+		s.prefix.store(s.tokens, &s.cache)
+	}
 }
 
 // Watch lets ctx stop the runs of s until stop is called. Prefill, Decode and Score watch the context
@@ -158,7 +168,7 @@ func (s *Sequence) Reserve(n int) error {
 	if s.r == nil {
 		return errSequenceClosed
 	}
-	return s.reserve(min(n, s.r.context))
+	return s.reserve(min(max(n, s.Len()), s.r.context)) // Len: a cache that could not grow counts as having no room
 }
 
 var errSequenceClosed = fmt.Errorf("runner: sequence: %w", ErrClosed)
@@ -179,9 +189,7 @@ func (s *Sequence) Prefill(ctx context.Context, tokens []int32) ([]float32, erro
 		}
 		return nil, err
 	}
-	if s.prefix != nil {
-		s.prefix.store(s)
-	}
+	s.unkept = s.prefix != nil
 	return s.row(s.rows - 1), nil
 }
 
@@ -289,6 +297,9 @@ func (s *Sequence) admit(tokens []int32) error {
 
 // step appends tokens, at most a chunk, and computes the last rows of logits.
 func (s *Sequence) step(tokens []int32, rows int) error {
+	if s.unkept {
+		s.keep()
+	}
 	total := s.Len() + len(tokens)
 	if err := s.reserve(total); err != nil {
 		return err
