@@ -6,10 +6,12 @@ import (
 	"fmt"
 	"os"
 	"path/filepath"
+	"runtime/debug"
 
 	"github.com/qwenrt/qwenrt/runner"
 	"github.com/qwenrt/qwenrt/runner/accelerate"
 	"github.com/qwenrt/qwenrt/runner/bench"
+	"github.com/qwenrt/qwenrt/runner/bench/stats"
 	"github.com/qwenrt/qwenrt/runner/eval"
 	"github.com/qwenrt/qwenrt/runner/machine"
 )
@@ -42,10 +44,13 @@ type Measured struct {
 // qualityChunks of eval.DefaultContext tokens tell candidates apart, and take seconds.
 const qualityChunks = 4
 
-// Measure makes each candidate that fits out of the checkpoint from, in the user's cache, and runs it: a prompt as long as
-// the advice's context, 32 tokens behind it, and a part of text for its quality.
+// measuredRounds go through all candidates in turn, so that a machine that slows down does so for all; speeds are medians.
+const measuredRounds = 3
+
+// Measure makes each candidate that fits out of the checkpoint from, in the user's cache, and runs them in turn: a prompt
+// as long as the advice's context, 32 tokens behind it, and a part of text for its quality.
 //
-// Errors: those of accelerate.Open, and the context's.
+// Errors: those of accelerate.Prepare and runner.Open, and the context's.
 func Measure(ctx context.Context, from accelerate.Source, a *Advice, text string, e Events) (all []Measured, err error) {
 	dir, err := os.MkdirTemp("", "qwenrt-quality-")
 	if err != nil {
@@ -53,54 +58,73 @@ func Measure(ctx context.Context, from accelerate.Source, a *Advice, text string
 	}
 	defer func() { err = errors.Join(err, os.RemoveAll(dir)) }()
 	q := quality{text: text, file: filepath.Join(dir, "logits")}
+	var trials []trial
 	for _, c := range a.All {
 		if !c.Fits {
 			continue
 		}
-		m, err := measure(ctx, from, c, a.Context, &q, e)
+		e.step("%s: make", c.Name)
+		p, err := accelerate.Prepare(ctx, from, c.Config, e.Build)
 		if err != nil {
-			return all, fmt.Errorf("tune: %s: %w", c.Name, err)
+			return nil, fmt.Errorf("tune: %s: %w", c.Name, err)
 		}
-		all = append(all, m)
+		trials = append(trials, trial{Measured: Measured{Expectation: c}, prepared: p})
+	}
+	for round := range measuredRounds {
+		for i := range trials {
+			t := &trials[i]
+			where := fmt.Sprintf("%s, round %d of %d", t.Name, round+1, measuredRounds)
+			if err := t.run(ctx, a.Context, &q, func(what string) { e.step("%s: %s", where, what) }); err != nil {
+				return nil, fmt.Errorf("tune: %s: %w", t.Name, err)
+			}
+		}
+	}
+	for _, t := range trials {
+		t.MeasuredSpeed = Speed{Prefill: stats.Median(t.prefill), Decode: stats.Median(t.decode)}
+		all = append(all, t.Measured)
 	}
 	return all, nil
 }
 
-func measure(ctx context.Context, from accelerate.Source, c Expectation, tokens int, q *quality, e Events) (m Measured, err error) {
-	m.Expectation = c
+// trial is a candidate with what its rounds gave.
+type trial struct {
+	Measured
+	prepared        *accelerate.Prepared
+	prefill, decode []float64 // tokens a second
+}
+
+// run is one round: it opens the model, runs and closes it.
+func (t *trial) run(ctx context.Context, tokens int, q *quality, step func(string)) (err error) {
+	debug.FreeOSMemory() // what quantising left, which would pass for the model's
 	_, before := machine.ResidentMemory()
-	e.step("%s: open", c.Name)
-	model, err := accelerate.Open(ctx, from, c.Config, e.Build)
+	step("open")
+	r, err := runner.Open(ctx, t.prepared.File, t.prepared.Options)
 	if err != nil {
-		return m, err
+		return err
 	}
-	defer func() { err = errors.Join(err, model.Close()) }()
-	r, release, err := model.Use()
-	if err != nil {
-		return m, err
-	}
-	defer release()
+	defer func() { err = errors.Join(err, r.Close()) }()
 	const answer = 32
 	prompt := max(1, min(tokens, r.Info().ContextLength-answer))
-	run := func(what string, conf bench.Config) (float64, error) {
-		e.step("%s: %s", c.Name, what)
+	run := func(what string, to *[]float64, conf bench.Config) error {
+		step(what)
 		records, err := bench.Run(ctx, bench.Subject{Runner: r, Model: bench.Model{File: r.Info().Dir}}, conf, bench.Events{})
-		if err != nil {
-			return 0, err
+		if err == nil {
+			*to = append(*to, records[0].MedianTS)
 		}
-		return records[0].MedianTS, nil
+		return err
 	}
-	if m.MeasuredSpeed.Prefill, err = run("prefill", bench.Config{Prompt: []int{prompt}, Gen: []int{0}, Repetitions: 2}); err != nil {
-		return m, err
+	if err = run("prefill", &t.prefill, bench.Config{Prompt: []int{prompt}, Gen: []int{0}, Repetitions: 1}); err != nil {
+		return err
 	}
-	if m.MeasuredSpeed.Decode, err = run("decode", bench.Config{Prompt: []int{0}, Gen: []int{answer}, Depth: []int{prompt}, Repetitions: 3}); err != nil {
-		return m, err
+	decode := bench.Config{Prompt: []int{0}, Gen: []int{answer}, Depth: []int{prompt}, Repetitions: 1, NoWarmup: true}
+	if err = run("decode", &t.decode, decode); err != nil || len(t.decode) > 1 {
+		return err
 	}
 	_, after := machine.ResidentMemory()
-	m.MeasuredMemory = max(0, after-before)
-	e.step("%s: quality", c.Name)
-	m.MeasuredKLD, m.Top1, err = q.measure(ctx, r)
-	return m, err
+	t.MeasuredMemory = max(0, after-before)
+	step("quality")
+	t.MeasuredKLD, t.Top1, err = q.measure(ctx, r)
+	return err
 }
 
 // quality compares models with the first one that it is shown.

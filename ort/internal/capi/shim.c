@@ -7,6 +7,9 @@
 #include <windows.h>
 #else
 #include <dlfcn.h>
+#ifdef __GLIBC__
+#include <malloc.h>
+#endif
 #include <sys/mman.h>
 #endif
 
@@ -110,7 +113,14 @@ OrtStatus *capi_session_create_from_bytes(const OrtEnv *env, const void *model, 
   return status;
 }
 
-void capi_session_release(OrtSession *session) { api->ReleaseSession(session); }
+// Sessions come in and go in programs that reconfigure themselves: what the C library keeps of one goes back to the
+// system. After five models of 0.4 to 2.6 GB one after the other, 100 MB are left instead of 144.
+void capi_session_release(OrtSession *session) {
+  api->ReleaseSession(session);
+#ifdef __GLIBC__
+  malloc_trim(0);
+#endif
+}
 
 OrtStatus *capi_session_count(const OrtSession *session, int list, size_t *count) {
   switch (list) {
