@@ -1,7 +1,6 @@
 package tokenizer
 
 import (
-	"bytes"
 	"encoding/json"
 	"errors"
 	"fmt"
@@ -83,6 +82,9 @@ func (c *component) check(entry string, allowed []string) error {
 type addedToken struct {
 	ID         int32  `json:"id"`
 	Content    string `json:"content"`
+	SingleWord bool   `json:"single_word"`
+	LStrip     bool   `json:"lstrip"`
+	RStrip     bool   `json:"rstrip"`
 	Normalized bool   `json:"normalized"`
 	Special    bool   `json:"special"`
 }
@@ -99,37 +101,38 @@ func (d *definition) changesLength() bool {
 }
 
 // readFile returns the contents of path, at most maxFile bytes.
-func readFile(path string) ([]byte, error) {
+func readFile(path string) (string, error) {
 	f, err := os.Open(path)
 	if err != nil {
-		return nil, err
+		return "", err
 	}
 	defer f.Close()
 	info, err := f.Stat()
 	if err != nil {
-		return nil, err
+		return "", err
 	}
 	if !info.Mode().IsRegular() {
-		return nil, errors.New("not a regular file")
+		return "", errors.New("not a regular file")
 	}
-	data := bytes.NewBuffer(make([]byte, 0, min(info.Size(), maxFile)+bytes.MinRead))
-	if _, err := io.Copy(data, io.LimitReader(f, maxFile+1)); err != nil {
-		return nil, err
+	var text strings.Builder
+	text.Grow(int(min(info.Size(), maxFile)))
+	if _, err := io.Copy(&text, io.LimitReader(f, maxFile+1)); err != nil {
+		return "", err
 	}
-	if data.Len() > maxFile {
-		return nil, fmt.Errorf("larger than %d MiB", maxFile>>20)
+	if text.Len() > maxFile {
+		return "", fmt.Errorf("larger than %d MiB", maxFile>>20)
 	}
-	return data.Bytes(), nil
+	return text.String(), nil
 }
 
 // parseDefinition reads tokenizer.json and refuses what the library would not
 // survive or would read otherwise than this package.
-func parseDefinition(data []byte) (*definition, error) {
+func parseDefinition(text string) (*definition, error) {
 	var d definition
-	if err := json.Unmarshal(data, &d); err != nil {
+	if err := json.Unmarshal([]byte(text), &d); err != nil {
 		return nil, err
 	}
-	if hasNUL(data) {
+	if hasNUL(text) {
 		return nil, errors.New(`contains the character \u0000, which the tokenizers library cannot pass on`)
 	}
 	if d.Model.Type != "BPE" {
@@ -151,16 +154,16 @@ func parseDefinition(data []byte) (*definition, error) {
 
 // hasNUL reports whether JSON text has an escaped NUL. The library passes texts
 // and errors as C strings, and aborts the process at one that has a NUL inside.
-func hasNUL(data []byte) bool {
-	nul := []byte(`\u0000`)
+func hasNUL(text string) bool {
+	const nul = `\u0000`
 	for at := 0; ; {
-		i := bytes.Index(data[at:], nul)
+		i := strings.Index(text[at:], nul)
 		if i < 0 {
 			return false
 		}
 		i += at
 		escapes := 0
-		for i-escapes > 0 && data[i-escapes-1] == '\\' {
+		for i-escapes > 0 && text[i-escapes-1] == '\\' {
 			escapes++
 		}
 		if escapes%2 == 0 {
@@ -170,27 +173,21 @@ func hasNUL(data []byte) bool {
 	}
 }
 
-// parseVocab returns the ids of model.vocab by spelling.
-func (d *definition) parseVocab() (map[string]int32, error) {
+// readVocab reads model.vocab.
+func (d *definition) readVocab() (v vocabulary, err error) {
 	raw := d.Model.Vocab
 	if len(raw) == 0 || string(raw) == "null" {
-		return nil, errors.New("model.vocab is missing")
+		return v, errors.New("model.vocab is missing")
 	}
-	var ids map[string]int32
-	if err := json.Unmarshal(raw, &ids); err != nil {
-		return nil, fmt.Errorf("model.vocab: %w", err)
+	if err := json.Unmarshal(raw, &v.ids); err != nil {
+		return v, fmt.Errorf("model.vocab: %w", err)
 	}
-	seen := make([]bool, maxTokens)
-	for token, id := range ids {
-		if id < 0 || id >= maxTokens {
-			return nil, fmt.Errorf("model.vocab: token %q has the id %d, outside 0 to %d", token, id, maxTokens-1)
+	for token, id := range v.ids {
+		if err := v.place(token, id); err != nil {
+			return v, err
 		}
-		if seen[id] {
-			return nil, fmt.Errorf("model.vocab: two tokens have the id %d", id)
-		}
-		seen[id] = true
 	}
-	return ids, nil
+	return v, v.complete(d)
 }
 
 // addTo adds the added tokens to the vocabulary and checks their ids, which the
@@ -210,16 +207,4 @@ func (d *definition) addTo(ids map[string]int32) error {
 		next = max(next, t.ID+1)
 	}
 	return nil
-}
-
-// edit returns the file's text with top-level entries replaced.
-func edit(data []byte, entries map[string]string) ([]byte, error) {
-	var file map[string]json.RawMessage
-	if err := json.Unmarshal(data, &file); err != nil {
-		return nil, err
-	}
-	for name, value := range entries {
-		file[name] = json.RawMessage(value)
-	}
-	return json.Marshal(file)
 }

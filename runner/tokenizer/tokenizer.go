@@ -1,15 +1,13 @@
 package tokenizer
 
 import (
-	"crypto/sha256"
+	"cmp"
 	"errors"
 	"fmt"
 	"path/filepath"
 	"slices"
 	"strings"
 	"sync"
-
-	"github.com/daulet/tokenizers"
 )
 
 var (
@@ -29,21 +27,19 @@ var (
 // A Tokenizer is safe for use by several goroutines.
 type Tokenizer struct {
 	path      string
-	hash      [sha256.Size]byte // of the file, for opening it again
 	vocab     vocabulary
 	added     []string // what Encode recognises in a text
 	byteLevel bool
 	// mayNormalize tells that added tokens are searched in the normalised text, so
 	// that a text without them may come to have them.
 	mayNormalize bool
-	nul          int32 // the id of a lone NUL byte where the library decodes, or -1
+	nul          int32    // the id of a lone NUL byte where the library decodes, or -1
+	encoder      *encoder // nil where the file has not Qwen's form
 
 	mu     sync.RWMutex // held for reading during calls to the library
-	lib    *tokenizers.Tokenizer
 	closed bool
-
-	plainMu sync.Mutex
-	plain   *tokenizers.Tokenizer // without added tokens, opened when needed
+	lib    library
+	plain  library // without added tokens: few texts need it
 }
 
 // Open reads tokenizer.json of a model folder. The file is checked first: the
@@ -58,38 +54,29 @@ func Open(dir string) (*Tokenizer, error) {
 }
 
 func open(path string) (*Tokenizer, error) {
-	data, err := readFile(path)
+	text, err := readFile(path)
 	if err != nil {
 		return nil, unwrapPath(err)
 	}
-	d, err := parseDefinition(data)
-	if err != nil {
+	t := &Tokenizer{path: path, nul: -1}
+	d, vocab, encoder, ok := readQwen(text)
+	if ok {
+		t.vocab, t.encoder = vocab, encoder
+	} else if d, err = parseDefinition(text); err != nil {
 		return nil, err
 	}
-	var entries map[string]string
+	t.lib = library{text: text}
 	if d.changesLength() {
-		entries = map[string]string{"truncation": "null", "padding": "null"}
+		t.lib.entries = map[string]string{"truncation": "null", "padding": "null"}
 	}
-	// Both readings take long on a large vocabulary, the library's the longer.
-	var lib *tokenizers.Tokenizer
-	var libErr error
-	loaded := make(chan struct{})
-	go func() {
-		defer close(loaded)
-		lib, libErr = load(data, entries)
-	}()
-	vocab, err := newVocabulary(d)
-	<-loaded
-	switch {
-	case err != nil && libErr == nil:
-		err = errors.Join(err, lib.Close())
-	case err == nil:
-		err = libErr
+	t.plain = library{text: text, entries: map[string]string{"truncation": "null", "padding": "null", "added_tokens": "[]"}}
+	if !ok {
+		if err := t.readAny(d); err != nil {
+			return nil, errors.Join(err, t.lib.close())
+		}
 	}
-	if err != nil {
-		return nil, err
-	}
-	t := &Tokenizer{path: path, hash: sha256.Sum256(data), vocab: vocab, byteLevel: d.byteLevel(), nul: -1, lib: lib}
+	t.vocab.spelling = nil
+	t.byteLevel = d.byteLevel()
 	for _, a := range d.AddedTokens {
 		t.added = append(t.added, a.Content)
 		t.mayNormalize = t.mayNormalize || a.Normalized
@@ -100,19 +87,16 @@ func open(path string) (*Tokenizer, error) {
 	return t, nil
 }
 
-// load gives a tokenizer.json to the library, with top-level entries replaced.
-func load(data []byte, entries map[string]string) (*tokenizers.Tokenizer, error) {
-	if len(entries) > 0 {
-		var err error
-		if data, err = edit(data, entries); err != nil {
-			return nil, err
-		}
-	}
-	lib, err := tokenizers.FromBytes(data)
-	if err != nil {
-		return nil, fmt.Errorf("the tokenizers library refuses it: %w", err)
-	}
-	return lib, nil
+// readAny reads a file of another form than Qwen's. Both readings, the library's and the vocabulary's, take long.
+func (t *Tokenizer) readAny(d *definition) error {
+	loaded := make(chan error)
+	go func() {
+		_, err := t.lib.open()
+		loaded <- err
+	}()
+	var err error
+	t.vocab, err = d.readVocab()
+	return cmp.Or(err, <-loaded)
 }
 
 // Close frees the library's memory. It may be called twice, and while other calls
@@ -124,11 +108,7 @@ func (t *Tokenizer) Close() error {
 		return nil
 	}
 	t.closed = true
-	err := t.lib.Close()
-	if t.plain != nil {
-		err = errors.Join(err, t.plain.Close())
-	}
-	return err
+	return errors.Join(t.lib.close(), t.plain.close())
 }
 
 // VocabSize returns the number of ids, which is the largest id plus one.
@@ -168,12 +148,9 @@ func rangeError(id int32) error { return fmt.Errorf("%w %d", ErrTokenRange, id) 
 // Encode returns the ids of a text. Added tokens in the text, special ones among
 // them, become their ids: this is what a rendered chat template needs. Bytes that
 // are not UTF-8 are read as U+FFFD; a NUL byte is an error, because the library
-// would take it for the end of the text.
-func (t *Tokenizer) Encode(text string) ([]int32, error) {
-	t.mu.RLock()
-	defer t.mu.RUnlock()
-	return t.encode(t.lib, text)
-}
+// would take it for the end of the text. Truncation and padding of tokenizer.json
+// are not done.
+func (t *Tokenizer) Encode(text string) ([]int32, error) { return t.encode(&t.lib, text) }
 
 // EncodePlain returns the ids of a text in which nothing has a special meaning:
 // "<|im_end|>" is encoded as any other run of characters. Use it for text that must
@@ -182,19 +159,13 @@ func (t *Tokenizer) EncodePlain(text string) ([]int32, error) {
 	if !t.mayNormalize && !slices.ContainsFunc(t.added, func(token string) bool { return strings.Contains(text, token) }) {
 		return t.Encode(text)
 	}
-	t.mu.RLock()
-	defer t.mu.RUnlock()
-	if t.closed {
-		return nil, ErrClosed
-	}
-	plain, err := t.openPlain()
-	if err != nil {
-		return nil, err
-	}
-	return t.encode(plain, text)
+	return t.encode(&t.plain, text)
 }
 
-func (t *Tokenizer) encode(lib *tokenizers.Tokenizer, text string) ([]int32, error) {
+// encode encodes as the library l does, without it where that is known to give the same.
+func (t *Tokenizer) encode(l *library, text string) ([]int32, error) {
+	t.mu.RLock()
+	defer t.mu.RUnlock()
 	if t.closed {
 		return nil, ErrClosed
 	}
@@ -203,6 +174,19 @@ func (t *Tokenizer) encode(lib *tokenizers.Tokenizer, text string) ([]int32, err
 	}
 	if i := strings.IndexByte(text, 0); i >= 0 {
 		return nil, fmt.Errorf("tokenizer: the text has a NUL byte at offset %d: remove it", i)
+	}
+	if t.encoder != nil {
+		if ids, ok := t.encoder.encode(text, l != &t.plain); ok {
+			return ids, nil
+		}
+	}
+	return t.libEncode(l, text)
+}
+
+func (t *Tokenizer) libEncode(l *library, text string) ([]int32, error) {
+	lib, err := l.open()
+	if err != nil {
+		return nil, fmt.Errorf("tokenizer: %s: %w", t.path, err)
 	}
 	found := lib.EncodeWithOptions(text, false).IDs
 	if len(found) == 0 {
@@ -213,28 +197,6 @@ func (t *Tokenizer) encode(lib *tokenizers.Tokenizer, text string) ([]int32, err
 		ids[i] = int32(id)
 	}
 	return ids, nil
-}
-
-// openPlain opens the tokenizer a second time, without its added tokens. Few texts
-// need it, and for Qwen3 it takes 100 MB more.
-func (t *Tokenizer) openPlain() (*tokenizers.Tokenizer, error) {
-	t.plainMu.Lock()
-	defer t.plainMu.Unlock()
-	if t.plain != nil {
-		return t.plain, nil
-	}
-	data, err := readFile(t.path)
-	if err == nil && sha256.Sum256(data) != t.hash {
-		err = errors.New("the file has changed since it was opened")
-	}
-	if err != nil {
-		return nil, fmt.Errorf("tokenizer: %s: %w", t.path, unwrapPath(err))
-	}
-	t.plain, err = load(data, map[string]string{"truncation": "null", "padding": "null", "added_tokens": "[]"})
-	if err != nil {
-		return nil, fmt.Errorf("tokenizer: %s without added tokens: %w", t.path, err)
-	}
-	return t.plain, nil
 }
 
 // DecodeOptions says what text is made of ids. The zero value leaves special tokens
@@ -287,5 +249,9 @@ func (t *Tokenizer) libDecode(ids []uint32) (string, error) {
 	if t.closed {
 		return "", ErrClosed
 	}
-	return t.lib.Decode(ids, false), nil
+	lib, err := t.lib.open()
+	if err != nil {
+		return "", fmt.Errorf("tokenizer: %s: %w", t.path, err)
+	}
+	return lib.Decode(ids, false), nil
 }

@@ -1,7 +1,7 @@
 package tokenizer
 
 import (
-	"strings"
+	"fmt"
 	"unicode/utf8"
 )
 
@@ -12,6 +12,8 @@ type vocabulary struct {
 	// bytes holds what all tokens stand for, one after the other; tokenInfo.end
 	// tells where each ends. Empty unless the tokenizer is byte-level.
 	bytes string
+
+	spelling []string // by id; while the vocabulary is made
 }
 
 type tokenInfo struct {
@@ -22,48 +24,57 @@ type tokenInfo struct {
 	whole   bool // its bytes are whole characters
 }
 
-func newVocabulary(d *definition) (vocabulary, error) {
-	ids, err := d.parseVocab()
-	if err != nil {
-		return vocabulary{}, err
+// place notes that token has the id. v.ids has it already.
+func (v *vocabulary) place(token string, id int32) error {
+	if id < 0 || id >= maxTokens {
+		return fmt.Errorf("model.vocab: token %q has the id %d, outside 0 to %d", token, id, maxTokens-1)
 	}
-	if err := d.addTo(ids); err != nil {
-		return vocabulary{}, err
+	if v.known(id) {
+		return fmt.Errorf("model.vocab: two tokens have the id %d", id)
 	}
-	size := int32(0)
-	for _, id := range ids {
-		size = max(size, id+1)
+	v.reach(id)
+	v.info[id].known = true
+	v.spelling[id] = token
+	return nil
+}
+
+// reach makes room for an id.
+func (v *vocabulary) reach(id int32) {
+	if n := int(id) + 1 - len(v.info); n > 0 {
+		v.info = append(v.info, make([]tokenInfo, n)...)
+		v.spelling = append(v.spelling, make([]string, n)...)
 	}
-	v := vocabulary{ids: ids, info: make([]tokenInfo, size)}
-	for _, id := range ids {
-		v.info[id].known = true
+}
+
+// complete adds added tokens to a vocabulary whose own tokens have their places, and what tokens stand for.
+func (v *vocabulary) complete(d *definition) error {
+	if err := d.addTo(v.ids); err != nil {
+		return err
 	}
 	for _, t := range d.AddedTokens {
-		v.info[t.ID].special = t.Special
-		v.info[t.ID].added = true
+		v.reach(t.ID)
+		v.info[t.ID].known, v.info[t.ID].special, v.info[t.ID].added = true, t.Special, true
+		v.spelling[t.ID] = t.Content
 	}
 	if d.byteLevel() {
 		v.fillBytes()
 	}
-	return v, nil
+	return nil
 }
 
 func (v *vocabulary) fillBytes() {
-	spelling := make([]string, len(v.info))
 	length := 0
-	for token, id := range v.ids {
-		spelling[id] = token
-		length += len(token)
+	for _, token := range v.spelling {
+		length += len(token) // at least the bytes that it stands for
 	}
-	var b strings.Builder
-	b.Grow(length)
-	for id, token := range spelling {
-		start := b.Len()
-		b.WriteString(byteLevelBytes(token))
-		v.info[id].end = uint32(b.Len())
-		v.info[id].whole = utf8.ValidString(b.String()[start:])
+	b := make([]byte, 0, length)
+	for id, token := range v.spelling {
+		start := len(b)
+		b = appendByteLevel(b, token)
+		v.info[id].end = uint32(len(b))
+		v.info[id].whole = utf8.Valid(b[start:])
 	}
-	v.bytes = b.String()
+	v.bytes = string(b)
 }
 
 func (v *vocabulary) known(id int32) bool {
@@ -79,20 +90,20 @@ func (v *vocabulary) token(id int32) string {
 	return v.bytes[start:v.info[id].end]
 }
 
-// byteLevelBytes returns the bytes that a spelling of byte-level BPE stands for.
+// appendByteLevel appends the bytes that a spelling of byte-level BPE stands for.
 // GPT-2's code (encoder.py, bytes_to_unicode) spells each byte as one printable
 // character: itself where it is one in Latin-1, else the next from U+0100 on. A
 // spelling with any other character stands for itself, as in the library.
-func byteLevelBytes(spelling string) string {
-	out := make([]byte, 0, len(spelling))
+func appendByteLevel(out []byte, spelling string) []byte {
+	start := len(out)
 	for _, r := range spelling {
 		b, ok := byteOf(r)
 		if !ok {
-			return spelling
+			return append(out[:start], spelling...)
 		}
 		out = append(out, b)
 	}
-	return string(out)
+	return out
 }
 
 // byteOf is the inverse of GPT-2's bytes_to_unicode. The bytes that are spelled
@@ -109,4 +120,17 @@ func byteOf(r rune) (byte, bool) {
 		return 0xad, true
 	}
 	return 0, false
+}
+
+// runeOf is GPT-2's bytes_to_unicode.
+func runeOf(b byte) rune {
+	switch {
+	case b <= ' ':
+		return 0x100 + rune(b)
+	case 0x7f <= b && b <= 0xa0:
+		return 0x121 + rune(b) - 0x7f
+	case b == 0xad:
+		return 0x143
+	}
+	return rune(b)
 }
