@@ -59,6 +59,16 @@ func (o *Observation) check(k int64) error {
 			return fmt.Errorf("channel %d was seen from %v to %v with a mean square of %v: want finite numbers", j, lo, hi, sq)
 		}
 	}
+	for i, b := range o.Batches {
+		if int64(len(b.Min)) != k || int64(len(b.Max)) != k {
+			return fmt.Errorf("%d channels were seen in batch %d, where there are %d", len(b.Max), i, k)
+		}
+		for j, lo := range b.Min {
+			if hi := b.Max[j]; lo-lo != 0 || hi-hi != 0 || lo > hi {
+				return fmt.Errorf("channel %d was seen from %v to %v in batch %d: want finite numbers", j, lo, hi, i)
+			}
+		}
+	}
 	for i, v := range o.Tokens {
 		if v-v != 0 {
 			return fmt.Errorf("channel %d was seen at %v: want finite numbers", int64(i)%k, v)

@@ -59,7 +59,7 @@ func quantizeFlags(precisions []accelerate.Precision) []cli.Flag {
 		&cli.IntFlag{Name: "samples", Usage: "calibration samples", DefaultText: fmt.Sprintf("%d; %d for smoothquant, ranges and KV caches", calib.DefaultSamples, calib.SmoothSamples)},
 		&cli.IntFlag{Name: "seq-len", Usage: "tokens in a calibration sample", Value: calib.DefaultLength},
 		&cli.Uint64Flag{Name: "seed", Usage: "of the places where calibration samples begin"},
-		&cli.StringFlag{Name: "statistics", Usage: "`FILE` that keeps what awq observes: read if it is there, written otherwise", DefaultText: "none"},
+		&cli.StringFlag{Name: "statistics", Usage: "`FILE` that keeps what awq and smoothquant observe: what is there is read, what is not is added", DefaultText: "none"},
 		&cli.Float64Flag{Name: "damping", Usage: "of gptq, as a part of the mean second moment of a product's inputs", Value: quantize.DefaultDamping},
 		boolFlag("in-order", "let gptq round inputs as they are stored, not the largest first"),
 		&cli.StringFlag{Name: "kv-scales", Usage: "of a quantised KV cache: channel, or tensor, one for all keys of a layer", Value: string(accelerate.DefaultKVScales)},

@@ -3,7 +3,6 @@ package calib
 import (
 	"context"
 	"errors"
-	"os"
 
 	"github.com/qwenrt/qwenrt/graphopt/ir"
 	"github.com/qwenrt/qwenrt/ort"
@@ -16,10 +15,7 @@ const KVSamples = 32
 
 // ObserveKV runs the model as it is, which may have quantised weights, and shows kv its keys and values. Samples
 // are token ids, all of one length.
-func ObserveKV(ctx context.Context, m *ir.Model, kv *quantize.KV, samples [][]int64, o Options) (err error) {
-	if err := o.complete(samples); err != nil {
-		return err
-	}
+func ObserveKV(ctx context.Context, m *ir.Model, kv *quantize.KV, samples [][]int64, o Options) error {
 	plan, err := quantize.NewPlan(m, quantize.Options{}) // to know the weights; it is not applied
 	if errors.Is(err, quantize.ErrQuantized) {
 		plan, err = nil, nil
@@ -27,24 +23,7 @@ func ObserveKV(ctx context.Context, m *ir.Model, kv *quantize.KV, samples [][]in
 	if err != nil {
 		return err
 	}
-	dir, err := workFolder(o.Dir)
-	if err != nil {
-		return err
-	}
-	defer func() { err = errors.Join(err, os.RemoveAll(dir)) }()
-	targets := make([]quantize.Target, len(kv.Inputs()))
-	for i, v := range kv.Inputs() {
-		targets[i] = quantize.Target{Tensor: v.Name, Inputs: []*ir.Value{v}}
-	}
-	w, err := newWalk(m, plan, targets, samples, dir, o.Threads)
-	if err != nil {
-		return err
-	}
-	defer w.close()
-	w.progress = func(p *point, done, total int) {
-		o.tell(Progress{Phase: Observing, Tensor: p.targets[0].Tensor, Done: done, Total: total})
-	}
-	return w.run(ctx, &kvObserver{kv: kv})
+	return observe(ctx, m, plan, inputTargets(kv.Inputs()), samples, o, &kvObserver{kv: kv})
 }
 
 // kvObserver is the observer for a quantize.KV.

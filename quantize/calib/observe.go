@@ -18,14 +18,51 @@ const SmoothSamples = 32
 // keptTokens is how many tokens of each tensor are kept for histograms.
 const keptTokens = 1024
 
-// Smooth runs the model m, for which s was made, as it is, and shows its activations to s. Each sample counts as one
-// call of the model. Samples are token ids, all of one length.
-func Smooth(ctx context.Context, m *ir.Model, s *quantize.Smoother, samples [][]int64, o Options) (err error) {
-	if err := o.complete(samples); err != nil {
-		return err
-	}
+// Smooth shows s, which was made for the model m, what m's activations are as it is. Each sample counts as one call of
+// the model. Samples are token ids, all of one length.
+//
+// With a file of statistics that holds such observations the model is not run. Those of a run that wanted no tokens lack
+// them: where s does, they are made anew.
+func Smooth(ctx context.Context, m *ir.Model, s *quantize.Smoother, samples [][]int64, o Options) error {
 	plan, err := quantize.NewPlan(m, quantize.Options{}) // to know the weights; it is not applied
 	if err != nil {
+		return err
+	}
+	seen := &smoothObserver{smoother: s}
+	if o.Statistics == "" {
+		return observe(ctx, m, plan, inputTargets(s.Inputs()), samples, o, seen)
+	}
+	model, err := modelFingerprint(plan)
+	if err != nil {
+		return err
+	}
+	file, err := openStatistics(o.Statistics)
+	if err != nil {
+		return err
+	}
+	defer file.close()
+	if saved := file.Observations; saved != nil && (saved.Tokens || !s.WantsTokens()) {
+		if err := file.replay(s, model); err != nil {
+			return fmt.Errorf("calib: %s: %w; delete it to have it made anew", o.Statistics, err)
+		}
+		return nil
+	}
+	if seen.keeper, err = newKeeper(o.Dir); err != nil {
+		return err
+	}
+	defer seen.keeper.close()
+	if err := observe(ctx, m, plan, inputTargets(s.Inputs()), samples, o, seen); err != nil {
+		return err
+	}
+	file.Observations = &observations{Model: model, Tokens: s.WantsTokens(), Inputs: seen.keeper.inputs}
+	file.numbers, file.size = seen.keeper.file, seen.keeper.size
+	return file.write(o.Statistics)
+}
+
+// observe takes samples through m, which it runs as it is, and shows to what arrives at the inputs of targets. The plan
+// is for m, or nil.
+func observe(ctx context.Context, m *ir.Model, plan *quantize.Plan, targets []quantize.Target, samples [][]int64, o Options, to observer) (err error) {
+	if err := o.complete(samples); err != nil {
 		return err
 	}
 	dir, err := workFolder(o.Dir)
@@ -33,10 +70,6 @@ func Smooth(ctx context.Context, m *ir.Model, s *quantize.Smoother, samples [][]
 		return err
 	}
 	defer func() { err = errors.Join(err, os.RemoveAll(dir)) }()
-	var targets []quantize.Target
-	for _, v := range s.Inputs() {
-		targets = append(targets, quantize.Target{Tensor: v.Name, Inputs: []*ir.Value{v}})
-	}
 	w, err := newWalk(m, plan, targets, samples, dir, o.Threads)
 	if err != nil {
 		return err
@@ -45,13 +78,23 @@ func Smooth(ctx context.Context, m *ir.Model, s *quantize.Smoother, samples [][]
 	w.progress = func(p *point, done, total int) {
 		o.tell(Progress{Phase: Observing, Tensor: p.targets[0].Tensor, Done: done, Total: total})
 	}
-	return w.run(ctx, &smoothObserver{smoother: s})
+	return w.run(ctx, to)
+}
+
+// inputTargets are activations to be looked at, whatever they are multiplied with.
+func inputTargets(inputs []*ir.Value) []quantize.Target {
+	all := make([]quantize.Target, len(inputs))
+	for i, v := range inputs {
+		all[i] = quantize.Target{Tensor: v.Name, Inputs: []*ir.Value{v}}
+	}
+	return all
 }
 
 // smoothObserver is the observer for a quantize.Smoother.
 type smoothObserver struct {
 	smoother *quantize.Smoother
 	seen     *quantize.Observer
+	keeper   *observationKeeper // nil: nothing is kept
 }
 
 func (s *smoothObserver) begin(_ *point, width int) error {
@@ -74,5 +117,11 @@ func (s *smoothObserver) observe(_ context.Context, _ *point, x *ort.Tensor) err
 }
 
 func (s *smoothObserver) finish(_ context.Context, p *point, _ func(*ir.Node) bool) (map[*ir.Node]*ort.Tensor, error) {
-	return nil, s.smoother.Add(p.x.Name, s.seen.Observation())
+	seen := s.seen.Observation()
+	if s.keeper != nil {
+		if err := s.keeper.add(p.x.Name, seen); err != nil {
+			return nil, err
+		}
+	}
+	return nil, s.smoother.Add(p.x.Name, seen)
 }

@@ -19,9 +19,10 @@ type Options struct {
 	// Threads is how many threads ONNX Runtime uses. Default: all CPUs, see ort.DefaultThreads.
 	Threads int
 	GPTQ    quantize.GPTQOptions
-	// Statistics, if set, is a file of statistics: it is read if it exists, in place of running the model to
-	// collect them, and written otherwise. They are those of the model before it is rescaled, and good for all
-	// precisions and formats.
+	// Statistics, if set, is a file of statistics, what AWQ and a Smoother want to know of activations. What it holds is
+	// read, in place of running the model, and what it lacks is added. Activations are those of the model before it is
+	// rescaled, and good for all precisions and formats. What GPTQ and a KV cache need is not in it: that depends on how
+	// the weights before are rounded.
 	Statistics string
 	// Progress, if set, is told how far the work has come.
 	Progress func(Progress)

@@ -2,10 +2,8 @@ package calib
 
 import (
 	"context"
-	"errors"
 	"fmt"
 	"math"
-	"os"
 	"runtime"
 
 	"golang.org/x/sync/errgroup"
@@ -17,25 +15,9 @@ import (
 
 // Collect runs the model as it is and gives the statistics of all activations that the plan's targets are
 // multiplied with.
-func Collect(ctx context.Context, m *ir.Model, plan *quantize.Plan, samples [][]int64, o Options) (s quantize.Statistics, err error) {
-	if err := o.complete(samples); err != nil {
-		return nil, err
-	}
-	dir, err := workFolder(o.Dir)
-	if err != nil {
-		return nil, err
-	}
-	defer func() { err = errors.Join(err, os.RemoveAll(dir)) }()
-	w, err := newWalk(m, plan, plan.Targets(), samples, dir, o.Threads)
-	if err != nil {
-		return nil, err
-	}
-	defer w.close()
+func Collect(ctx context.Context, m *ir.Model, plan *quantize.Plan, samples [][]int64, o Options) (quantize.Statistics, error) {
 	c := &collector{stats: quantize.Statistics{}}
-	w.progress = func(p *point, done, total int) {
-		o.tell(Progress{Phase: Observing, Tensor: p.targets[0].Tensor, Done: done, Total: total})
-	}
-	if err := w.run(ctx, c); err != nil {
+	if err := observe(ctx, m, plan, plan.Targets(), samples, o, c); err != nil {
 		return nil, err
 	}
 	return c.stats, nil

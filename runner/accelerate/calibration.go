@@ -23,7 +23,7 @@ type Calibration struct {
 	Length  int `yaml:"length"`
 	// Seed of the places in the text at which samples begin.
 	Seed uint64 `yaml:"seed"`
-	// Statistics, if set, is a file that keeps what AWQ observes, see calib.Options.
+	// Statistics, if set, is a file that keeps what AWQ and SmoothQuant observe, see calib.Options.
 	Statistics string `yaml:"statistics"`
 	// GPTQ says how GPTQ works.
 	GPTQ quantize.GPTQOptions `yaml:"gptq"`

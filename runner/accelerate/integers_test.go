@@ -1,6 +1,7 @@
 package accelerate
 
 import (
+	"bytes"
 	"context"
 	"math"
 	"os"
@@ -110,6 +111,26 @@ func TestLeastSNR(t *testing.T) {
 	r, _ = build(t, Config{Precision: DynamicInt8, SmoothQuant: SmoothOff})
 	require.Empty(t, r.Smoothing, "nothing is calibrated")
 	require.Equal(t, quantize.Method(DynamicInt8), r.Quantization.Tensors[1].Method)
+}
+
+// A second build from saved statistics observes nothing, and gives the same bytes.
+func TestStatisticsOfIntegers(t *testing.T) {
+	c := Config{Precision: DynamicInt8, Calibration: few}
+	c.Calibration.Statistics = filepath.Join(t.TempDir(), "statistics")
+	var files [2][]byte
+	for i := range files {
+		dir, observed := filepath.Join(t.TempDir(), "out"), 0
+		_, err := Build(t.Context(), Source{Dir: carriedModel}, Output{Dir: dir}, c, Events{Tensor: func(p TensorProgress) {
+			if p.Phase == PhaseObserve {
+				observed++
+			}
+		}})
+		require.NoError(t, err)
+		require.Equal(t, i == 0, observed > 0, "build %d", i+1)
+		files[i], err = os.ReadFile(filepath.Join(dir, folder.ModelName+".data"))
+		require.NoError(t, err)
+	}
+	require.True(t, bytes.Equal(files[0], files[1]))
 }
 
 // A graph that nobody has optimised computes its products in floating point: that must be seen.

@@ -155,7 +155,7 @@ func (w *work) observe(ctx context.Context, s *quantize.Smoother) error {
 		return err
 	}
 	return calib.Smooth(ctx, w.model, s, samples, calib.Options{
-		Dir: w.stage.Dir(),
+		Dir: w.stage.Dir(), Statistics: c.Statistics,
 		Progress: func(p calib.Progress) {
 			w.events.tensor(TensorProgress{Phase: Phase(p.Phase), Tensor: p.Tensor, Done: p.Done, Total: p.Total})
 		},
