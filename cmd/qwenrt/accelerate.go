@@ -132,6 +132,7 @@ func overConfig(c *cli.Context, conf *accelerate.Config) error {
 	over(c, "threads", &conf.Threads, c.Int)
 	over(c, "prefill-chunk", &conf.PrefillChunk, c.Int)
 	over(c, "max-context", &conf.MaxContext, c.Int)
+	over(c, "slots", &conf.Slots, c.Int)
 	over(c, "strict", &conf.Strict, c.Bool)
 	if c.IsSet("fused-kernels") {
 		conf.FusedKernels = new(c.Bool("fused-kernels"))

@@ -67,6 +67,11 @@ func (p *program) open(c *cli.Context, arg string) (m *accelerate.Model, err err
 	if err != nil {
 		return nil, err
 	}
+	return p.openAs(c, arg, conf)
+}
+
+// openAs is open with a configuration of its own.
+func (p *program) openAs(c *cli.Context, arg string, conf accelerate.Config) (m *accelerate.Model, err error) {
 	err = p.accelerate(c, arg, func(from accelerate.Source, e accelerate.Events) error {
 		m, err = accelerate.Open(c.Context, from, conf, e)
 		return err

@@ -2,6 +2,7 @@ package main
 
 import (
 	"cmp"
+	"errors"
 	"fmt"
 	"io"
 	"iter"
@@ -33,7 +34,7 @@ func (p *program) runCommand() *cli.Command {
 			boolFlag("interactive", "converse though standard input is no terminal: a line is a message"),
 			&cli.StringFlag{Name: "batch", Usage: "answer the requests in `FILE`, JSON lines"},
 			&cli.StringFlag{Name: "results", Usage: "append the answers to a batch to `FILE`, and skip those that are there"},
-			&cli.IntFlag{Name: "slots", Usage: "answers made at a time", Value: 1},
+			&cli.IntFlag{Name: "slots", Usage: "answers made at a time, in common runs", DefaultText: "one after the other"},
 			&cli.StringFlag{Name: "system", Usage: "system message"},
 			&cli.StringFlag{Name: "tools", Usage: "functions that the model may call: a JSON list in `FILE`"},
 			boolFlag("no-chat", "continue the prompt as it is, without the chat template"),
@@ -66,8 +67,6 @@ func (p *program) mode(c *cli.Context) (mode, error) {
 		return 0, commandUsage(c, "--batch FILE and --results FILE belong together")
 	case c.IsSet("slots") && !c.IsSet("batch") && c.Int("n") < 2:
 		return 0, commandUsage(c, "--slots is for --batch and --n")
-	case c.Bool("strict") && (!c.IsSet("prompt") || c.Int("slots") > 1):
-		return 0, commandUsage(c, "--strict is for --prompt without --slots")
 	case c.IsSet("batch") && c.Int("n") > 1:
 		return 0, commandUsage(c, "--n is not for --batch: give a request as often as it is to be answered, with a seed each")
 	case c.IsSet("prompt"):
@@ -148,30 +147,24 @@ func (p *program) answer(c *cli.Context) error {
 	return p.stream(c, r, request)
 }
 
-// runner opens the model. Conversations and batches keep what prompts have in common.
+// runner opens the model. Conversations, batches and answers that share runs keep what prompts have in common.
 func (p *program) runner(c *cli.Context, arg string, m mode) (r *runner.Runner, release func(), err error) {
-	slots := c.Int("slots")
-	if m == single && slots <= 1 {
-		model, err := p.open(c, arg)
-		if err != nil {
-			return nil, nil, err
-		}
-		r, leave, err := model.Use()
-		return r, func() { leave(); model.Close() }, err
-	}
-	prepared, err := p.prepare(c, arg)
+	conf, err := config(c)
 	if err != nil {
 		return nil, nil, err
 	}
-	o := prepared.Options
-	if slots > 1 {
-		o.Slots = slots
+	if m != single || conf.Slots > 1 {
+		conf.PrefixCache = cmp.Or(conf.PrefixCache, prefixMemory)
 	}
-	o.PrefixCache = cmp.Or(o.PrefixCache, prefixMemory)
-	if r, err = runner.Open(c.Context, prepared.File, o); err != nil {
+	model, err := p.openAs(c, arg, conf)
+	if err != nil {
 		return nil, nil, err
 	}
-	return r, func() { r.Close() }, nil
+	r, leave, err := model.Use()
+	if err != nil {
+		return nil, nil, errors.Join(err, model.Close())
+	}
+	return r, func() { leave(); model.Close() }, nil
 }
 
 // prefixMemory bounds what is kept of a conversation, or of what the requests of a batch have in common.
@@ -224,7 +217,7 @@ func (p *program) prompt(flag string) (string, error) {
 // are made at the same time, when they are whole.
 func (p *program) stream(c *cli.Context, r *runner.Runner, q runner.Request) error {
 	events := r.Generate(c.Context, q)
-	if c.Int("slots") > 1 {
+	if r.Info().Slots > 1 {
 		events = whole(r.Answers(c.Context, q))
 	}
 	out := &answerWriter{w: p.stdout, hide: c.Bool("hide-thinking")}

@@ -374,9 +374,7 @@ func (c Config) supported() error {
 }
 
 // flat makes one line of an error of graphopt.
-func flat(err error) string {
-	return strings.ReplaceAll(strings.ReplaceAll(err.Error(), "\n", "; "), "graphopt: ", "")
-}
+func flat(err error) string { return strings.ReplaceAll(oneLine(err), "graphopt: ", "") }
 
 func (d DType) ir() ir.DType {
 	switch d {

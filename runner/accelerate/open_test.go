@@ -288,7 +288,7 @@ func TestCUDA(t *testing.T) {
 	ownCache(t)
 	require.NoError(t, ort.Init(ort.Environment{}))
 	if err := ort.Probe(ort.Provider{Name: "cuda"}); err != nil {
-		t.Skip(err)
+		t.Skipf("no session on CUDA, which needs an NVIDIA device, its driver, and a library with the provider (go run ./scripts/native install --cuda): %v", err)
 	}
 	want := logits(t, open(t, quick, accelerate.Config{Precision: accelerate.None, Device: accelerate.CPU}), 1, 2, 3)
 	m := open(t, quick, accelerate.Config{Precision: accelerate.None, Device: accelerate.CUDA, Strict: true})

@@ -60,6 +60,7 @@ func (p *Prepared) store(ctx context.Context, c Config, e Events) error {
 	return nil
 }
 
+// oneLine makes one line of errors that were joined.
 func oneLine(err error) string { return strings.ReplaceAll(err.Error(), "\n", "; ") }
 
 // stored gives the optimised graph of a model, and makes it if it is not there.
