@@ -312,7 +312,7 @@ func TestBadRequests(t *testing.T) {
 		{"beams without end", func(q *runner.Request) { q.Beams = 1 << 30 }, "Beams is 1073741824, not from 0 to 32"},
 		{"more answers than beams", func(q *runner.Request) { q.Beams, q.N = 2, 3 }, "N is 3, above Beams, which is 2"},
 		{"beams and chance", func(q *runner.Request) { q.Beams, q.Sampling.Temperature = 2, 1 }, "Beams with a Temperature of 1: want 0"},
-		{"beams and what they do not go with", func(q *runner.Request) { q.Beams, q.Logprobs = 2, true }, "Logprobs, Speculate and Shift are not for Beams"},
+		{"beams and what they do not go with", func(q *runner.Request) { q.Beams, q.Logprobs = 2, true }, "Logprobs are not for Beams: Result.Score"},
 		{"a length penalty that is no number", func(q *runner.Request) { q.Beams, q.LengthPenalty = 2, new(math.NaN()) }, "LengthPenalty is NaN, not from -10 to 10"},
 		{"a length penalty without beams", func(q *runner.Request) { q.LengthPenalty = new(1.0) }, "are for Beams"},
 		{"an end token that there is not", func(q *runner.Request) { q.StopTokens = []int32{5, -7} }, "StopTokens[1] is -7, not one of 0 to 499"},

@@ -28,10 +28,11 @@ type search struct {
 
 // beam is an answer, or the beginning of one.
 type beam struct {
-	tokens []int32 // without the end token
-	score  float64 // sum of log-probabilities; of one that is done, divided
-	ended  bool    // by an end token
-	lane   int     // whose decoder has run all tokens but the last; of a running one
+	ids   []int32 // without the end token
+	score float64 // sum of log-probabilities; of one that is done, divided
+	ended bool    // by an end token or a stop string, or as nothing may follow
+	lane  int     // whose decoder has run all tokens but the last; of a running one
+	*transcript
 }
 
 // lane is a decoder with what it has run.
@@ -55,7 +56,7 @@ func (g *generation) beams(ctx context.Context, show func(Event, error) bool) {
 	took := time.Since(g.start) - g.prefill
 	for i, b := range found[:n] {
 		a := g.answer(i, g.seq)
-		a.first, a.decode, a.decoded = time.Now(), took, len(b.tokens)
+		a.first, a.took, a.decoded = time.Now(), took, len(b.ids)
 		reason, err := a.replay(b, show)
 		if reason == left {
 			return
@@ -75,7 +76,7 @@ func (a *answer) replay(b beam, show func(Event, error) bool) (Reason, error) {
 			return reason, err
 		}
 	}
-	for _, token := range b.tokens {
+	for _, token := range b.ids {
 		ev := Event{Answer: a.index, Token: token}
 		if _, err := a.add(&ev); err != nil {
 			return reasonOf(err), err
@@ -110,7 +111,12 @@ func (g *generation) search(ctx context.Context) ([]beam, error) {
 		s.lanes = append(s.lanes, lane{seq: seq})
 	}
 	s.lanes[0].logits = logits
-	s.running = []beam{{}}
+	start := beam{transcript: new(g.transcript())}
+	if start.over() {
+		start.ended = true
+		return []beam{start}, nil
+	}
+	s.running = []beam{start}
 	for {
 		more, err := s.step()
 		if err != nil || !more {
@@ -127,7 +133,7 @@ func (g *generation) search(ctx context.Context) ([]beam, error) {
 
 // step replaces the running beams by their best continuations, and reports whether to go on.
 func (s *search) step() (more bool, err error) {
-	length := len(s.running[0].tokens) + 1
+	length := len(s.running[0].ids) + 1
 	all, err := s.continuations()
 	if err != nil {
 		return false, err
@@ -135,6 +141,12 @@ func (s *search) step() (more bool, err error) {
 	s.running = s.running[:0:0]
 	var finished []beam
 	for i, c := range all {
+		if len(s.running) == s.width && i >= s.width {
+			break
+		}
+		if err := c.follow(); err != nil {
+			return false, err
+		}
 		switch {
 		case c.ended || length == s.g.budget:
 			if i < s.width { // those behind are there to keep enough running
@@ -172,9 +184,10 @@ func (s *search) continuations() ([]beam, error) {
 			return nil, err
 		}
 		for _, token := range sample.Best(scores, count) {
-			c := beam{score: b.score + float64(scores[token]), ended: slices.Contains(s.g.end, token), lane: b.lane, tokens: b.tokens}
-			if !c.ended {
-				c.tokens = append(slices.Clip(b.tokens), token)
+			c := b
+			c.score += float64(scores[token])
+			if c.ended = slices.Contains(s.g.end, token); !c.ended {
+				c.ids = append(slices.Clip(b.ids), token)
 			}
 			all = append(all, c)
 		}
@@ -186,6 +199,17 @@ func (s *search) continuations() ([]beam, error) {
 	return all[:min(len(all), count)], nil
 }
 
+// follow goes on with the transcript of the beam that this one continues, by its last token.
+func (b *beam) follow() error {
+	if b.ended {
+		return nil
+	}
+	b.transcript = new(b.transcript.clone())
+	_, stopped, err := b.add(b.ids[len(b.ids)-1])
+	b.ended = stopped || b.over()
+	return err
+}
+
 // logprobs gives the log-probabilities behind a beam, altered as Sampling says.
 func (s *search) logprobs(b beam) ([]float32, error) {
 	logits := s.lanes[b.lane].logits
@@ -194,11 +218,12 @@ func (s *search) logprobs(b beam) ([]float32, error) {
 	for i := range logits {
 		logits[i] -= total
 	}
-	if len(b.tokens) < s.g.q.MinTokens {
-		forbid(logits, s.g.end)
+	forbid(logits, s.g.never)
+	if err := b.restrict(logits, s.g.end); err != nil {
+		return nil, err
 	}
 	prompt := s.g.prompt.tokens
-	scores, err := s.sampler.Alter(logits, slices.Concat(prompt, b.tokens), len(prompt))
+	scores, err := s.sampler.Alter(logits, slices.Concat(prompt, b.ids), len(prompt))
 	return scores, wrap(err)
 }
 
@@ -221,7 +246,7 @@ func (s *search) advance() error {
 	var group errgroup.Group
 	group.SetLimit(s.g.r.lanes())
 	for _, b := range s.running {
-		group.Go(func() error { return s.lanes[b.lane].run(b.tokens, len(s.g.prompt.tokens)) })
+		group.Go(func() error { return s.lanes[b.lane].run(b.ids, len(s.g.prompt.tokens)) })
 	}
 	return group.Wait()
 }

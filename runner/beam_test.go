@@ -24,6 +24,7 @@ func TestBeams(t *testing.T) {
 		EarlyStopping bool     `json:"early_stopping"`
 		Repetition    float64  `json:"repetition_penalty"`
 		NoRepeat      int      `json:"no_repeat_ngram_size"`
+		StopStrings   []string `json:"stop_strings"`
 		Answers       []struct {
 			Tokens []int32
 			Score  float64
@@ -32,19 +33,24 @@ func TestBeams(t *testing.T) {
 	data, err := os.ReadFile("testdata/beams.json")
 	require.NoError(t, err)
 	require.NoError(t, json.Unmarshal(data, &cases))
-	require.Len(t, cases, 27)
+	require.Len(t, cases, 33)
 	r := open(t, folder, runner.Options{})
 	for i, c := range cases {
 		got := answersOf(t, r, runner.Request{
 			Tokens: c.Prompt, Beams: c.Beams, N: c.N, MaxTokens: c.MaxTokens, MinTokens: c.MinTokens,
-			LengthPenalty: c.LengthPenalty, EarlyStopping: c.EarlyStopping, StopTokens: c.End, IgnoreEOS: true,
+			LengthPenalty: c.LengthPenalty, EarlyStopping: c.EarlyStopping, StopTokens: c.End, StopStrings: c.StopStrings, IgnoreEOS: true,
 			Sampling: &sample.Params{RepetitionPenalty: c.Repetition, NoRepeatNgram: c.NoRepeat},
 		})
 		require.Len(t, got, len(c.Answers))
 		for j, want := range c.Answers {
 			require.Equal(t, want.Tokens, append([]int32{}, got[j].Tokens...), "case %d, answer %d", i, j)
 			require.InDelta(t, want.Score, got[j].Result.Score, 1e-3)
-			require.Equal(t, len(want.Tokens) < c.MaxTokens, got[j].Result.Reason == runner.Stop)
+			if len(want.Tokens) < c.MaxTokens {
+				require.Equal(t, runner.Stop, got[j].Result.Reason)
+			}
+			for _, stop := range c.StopStrings {
+				require.NotContains(t, got[j].Text, stop)
+			}
 		}
 	}
 }

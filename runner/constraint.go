@@ -21,44 +21,114 @@ type Constraint interface {
 	Clone() Constraint
 }
 
-// constrain takes from logits what the constraint does not allow. end are the tokens that end the answer,
+// restriction is a constraint at work. Its mask depends on the tokens so far only: it can be found while the model
+// runs the last of them.
+type restriction struct {
+	Constraint
+	mask []uint32
+	over bool // the answer may end here
+	err  error
+
+	asked    bool // for the mask
+	ready    bool // it is there, and was not used
+	found    chan struct{}
+	panicked any
+}
+
+func newRestriction(c Constraint, words int) *restriction {
+	return &restriction{Constraint: c, mask: make([]uint32, words), found: make(chan struct{}, 1)}
+}
+
+func (r *restriction) clone() *restriction { return newRestriction(r.Clone(), len(r.mask)) }
+
+// ask begins to find the mask, and returns at once. Nothing else may be asked of the constraint before settle.
+func (r *restriction) ask() {
+	r.asked = true
+	go func() {
+		defer func() {
+			r.panicked = recover() // for the goroutine that asked
+			r.found <- struct{}{}
+		}()
+		r.over, r.err = r.Mask(r.mask)
+	}()
+}
+
+// settle waits for the mask that was asked for, if one was.
+func (r *restriction) settle() {
+	if r == nil || !r.asked {
+		return
+	}
+	<-r.found
+	r.asked, r.ready = false, true
+	if r.panicked != nil {
+		panic(r.panicked)
+	}
+}
+
+// apply takes from logits what the constraint does not allow. end are the tokens that end the answer,
 // if it may end here (may).
-func constrain(c Constraint, mask []uint32, logits []float32, end []int32, may bool) error {
-	over, err := c.Mask(mask)
-	if err != nil {
-		return wrap(err)
+func (r *restriction) apply(logits []float32, end []int32, may bool) error {
+	if r.settle(); !r.ready {
+		r.over, r.err = r.Mask(r.mask)
+	}
+	r.ready = false
+	if r.err != nil {
+		return wrap(r.err)
 	}
 	for _, id := range end {
 		if uint(id) < uint(len(logits)) {
 			bit := uint32(1) << (id % 32)
-			mask[id/32] &^= bit
-			if may && over {
-				mask[id/32] |= bit
+			r.mask[id/32] &^= bit
+			if may && r.over {
+				r.mask[id/32] |= bit
 			}
 		}
 	}
-	never := float32(math.Inf(-1))
-	some := false
-	for i, word := range mask {
-		some = some || word != 0
-		if word == math.MaxUint32 {
-			continue
-		}
-		part := logits[32*i : min(32*i+32, len(logits))]
-		if word == 0 { // most are, where punctuation must come
-			for j := range part {
-				part[j] = never
-			}
-			continue
-		}
-		for gone := ^word; gone != 0; gone &= gone - 1 {
-			if j := bits.TrailingZeros32(gone); j < len(part) {
-				part[j] = never
-			}
+	some := uint32(0)
+	for i, word := range r.mask {
+		some |= word
+		if word != math.MaxUint32 {
+			keepOnly(logits[32*i:min(32*i+32, len(logits))], word)
 		}
 	}
-	if !some {
+	if some == 0 {
 		return fmt.Errorf("runner: %w: the constraint allows no token, and no end here", ErrRequest)
 	}
 	return nil
+}
+
+// never is the logit of tokens that cannot come, times 32.
+var never = func() (v [32]float32) {
+	for i := range v {
+		v[i] = float32(math.Inf(-1))
+	}
+	return v
+}()
+
+// keepOnly leaves at most 32 logits as they are where bits say so. One by one it handles those of which there are fewer.
+func keepOnly(logits []float32, keep uint32) {
+	if bits.OnesCount32(keep) > 16 {
+		for gone := ^keep; gone != 0; gone &= gone - 1 {
+			if i := bits.TrailingZeros32(gone); i < len(logits) {
+				logits[i] = never[0]
+			}
+		}
+		return
+	}
+	var kept [16]float32
+	n := 0
+	for left := keep; left != 0; left &= left - 1 {
+		if i := bits.TrailingZeros32(left); i < len(logits) {
+			kept[n] = logits[i]
+		}
+		n++
+	}
+	copy(logits, never[:])
+	n = 0
+	for left := keep; left != 0; left &= left - 1 {
+		if i := bits.TrailingZeros32(left); i < len(logits) {
+			logits[i] = kept[n]
+		}
+		n++
+	}
 }

@@ -29,7 +29,7 @@ func TestConstrain(t *testing.T) {
 	const vocab = 70 // no whole number of words
 	left := func(a allowing, end ...int32) (ids []int, err error) {
 		logits := make([]float32, vocab)
-		err = constrain(a, make([]uint32, (vocab+31)/32), logits, end, true)
+		err = newRestriction(a, (vocab+31)/32).apply(logits, end, true)
 		for i, l := range logits {
 			if !math.IsInf(float64(l), -1) {
 				ids = append(ids, i)

@@ -14,7 +14,6 @@ import (
 
 	"github.com/qwenrt/qwenrt/runner/chat"
 	"github.com/qwenrt/qwenrt/runner/sample"
-	"github.com/qwenrt/qwenrt/runner/tokenizer"
 )
 
 // Generate gives an answer, or N of them, as events, one for each token, while it is made. The last event of
@@ -191,6 +190,7 @@ type generation struct {
 	forks    []decoder // of it, for answers side by side
 	prompt   prompt
 	end      []int32 // tokens that end an answer
+	never    []int32 // tokens that no answer has
 	budget   int     // tokens that an answer may have
 	sampling sample.Params
 
@@ -206,6 +206,14 @@ func (g *generation) open(ctx context.Context) (err error) {
 	vocab := int(g.r.layout.vocab)
 	if err := g.q.validate(vocab); err != nil {
 		return err
+	}
+	if g.q.mustCall() {
+		if g.q.Constraint, err = g.r.callConstraint(&g.q); err != nil {
+			return err
+		}
+	}
+	if g.q.ToolChoice == ToolNone {
+		g.never = g.r.withoutCalls()
 	}
 	if g.prompt, err = g.r.prompt(ctx, &g.q); err != nil {
 		return err
@@ -249,9 +257,12 @@ func (g *generation) close() {
 func (g *generation) answers(ctx context.Context, show func(Event, error) bool) {
 	n := max(1, g.q.N)
 	lanes := min(n, g.r.lanes())
+	first := g.answer(0, g.seq)
+	first.lookAhead()
+	defer first.limits.settle()
 	logits, err := g.runPrompt(ctx, lanes)
 	if err != nil {
-		show(g.answer(0, g.seq).last(reasonOf(err)), err)
+		show(first.last(reasonOf(err)), err)
 		return
 	}
 	if n > 1 {
@@ -264,7 +275,10 @@ func (g *generation) answers(ctx context.Context, show func(Event, error) bool) 
 		}
 		defer seq.Watch(ctx)() // once, so that a step costs nothing for it
 		for i := lane; i < n; i += lanes {
-			a := g.answer(i, seq)
+			a := first
+			if i > 0 {
+				a = g.answer(i, seq)
+			}
 			reason, err := a.begin(ctx, logits, show)
 			if reason == left || !show(a.last(reason), err) || err != nil {
 				return
@@ -339,39 +353,21 @@ type answer struct {
 	seq     decoder
 	sampler *sample.Sampler
 	index   int
-	text    []int32           // tokens of prompt and answer
-	limits  Constraint        // nil: none
-	mask    []uint32          // of the tokens that it allows
-	stream  *tokenizer.Stream // nil without a tokenizer
-	stops   stops
-	parser  *chat.Parser // nil where the prompt is no conversation
-	called  bool         // the answer has tool calls
+	text    []int32 // tokens of prompt and answer
+	transcript
+	called bool // the answer has tool calls
 
 	first   time.Time     // when the first token was there
-	decode  time.Duration // from the first token to the last, of
+	took    time.Duration // from the first token to the last, for
 	decoded int           // steps
 }
 
 func (g *generation) answer(index int, seq decoder) *answer {
-	a := &answer{g: g, seq: seq, index: index}
+	a := &answer{g: g, seq: seq, index: index, transcript: g.transcript()}
 	n := len(g.prompt.tokens)
 	a.text = append(make([]int32, 0, n+min(g.budget, cacheStep)), g.prompt.tokens...)
-	if g.q.Constraint != nil {
-		a.limits = g.q.Constraint.Clone()
-		a.mask = make([]uint32, (g.r.layout.vocab+31)/32)
-	}
-	if g.r.tok != nil {
-		a.stream = g.r.tok.NewStream(tokenizer.DecodeOptions{ShowSpecial: g.q.ShowSpecial})
-		a.stops.list = g.q.StopStrings
-		if len(g.q.Messages) > 0 {
-			a.parser = chat.NewParser(g.prompt.thinks, len(g.q.Tools) > 0)
-		}
-	}
 	return a
 }
-
-// made is the number of tokens that the answer has.
-func (a *answer) made() int { return len(a.text) - len(a.g.prompt.tokens) }
 
 // begin goes back behind the prompt, where another answer has been before, and runs. The logits behind the
 // prompt are its own where there is but one answer: they are changed.
@@ -397,10 +393,10 @@ func (a *answer) run(ctx context.Context, logits []float32, show func(Event, err
 			return reason, err
 		}
 	}
+	if a.over() {
+		return Stop, nil
+	}
 	for {
-		if a.limits != nil && !a.thinks() && a.limits.Done() {
-			return Stop, nil
-		}
 		ev := Event{Answer: a.index}
 		if err := a.choose(logits, &ev); err != nil {
 			return reasonOf(err), err
@@ -416,14 +412,16 @@ func (a *answer) run(ctx context.Context, logits []float32, show func(Event, err
 			return left, nil
 		}
 		switch {
-		case stopped:
+		case stopped || a.over():
 			return Stop, nil
-		case a.made() == a.g.budget:
+		case a.tokens == a.g.budget:
 			return Length, nil
 		case ctx.Err() != nil: // ended by the caller: no token more
 			return Cancelled, wrap(ctx.Err())
 		}
+		a.lookAhead()
 		if logits, err = a.seq.Decode(context.Background(), ev.Token); err != nil {
+			a.limits.settle()
 			return reasonOf(err), err
 		}
 	}
@@ -437,7 +435,7 @@ func (a *answer) echo(show func(Event, error) bool) (Reason, error) {
 			ev.Logprobs = a.g.echoes[i]
 		}
 		var err error
-		if ev.Text, err = a.decodeToken(token); err != nil {
+		if ev.Text, err = a.decode(token); err != nil {
 			return reasonOf(err), err
 		}
 		if !show(ev, nil) {
@@ -447,16 +445,14 @@ func (a *answer) echo(show func(Event, error) bool) (Reason, error) {
 	return going, nil
 }
 
-// thinks reports whether the answer is within its reasoning, which is not restricted.
-func (a *answer) thinks() bool { return a.parser != nil && a.parser.Reasoning() }
-
 // choose takes a token, its probability, and its time.
 func (a *answer) choose(logits []float32, ev *Event) (err error) {
 	a.g.r.withoutPadding(logits)
+	forbid(logits, a.g.never)
 	if a.g.q.Logprobs {
 		ev.Logprobs = a.g.logprobs(logits)
 	}
-	if err := a.restrict(logits); err != nil {
+	if err := a.restrict(logits, a.g.end); err != nil {
 		return err
 	}
 	if ev.Token, err = a.sampler.Next(logits, a.text, len(a.g.prompt.tokens)); err != nil {
@@ -468,20 +464,8 @@ func (a *answer) choose(logits []float32, ev *Event) (err error) {
 	if now := time.Now(); a.first.IsZero() {
 		a.first = now
 	} else {
-		a.decode = now.Sub(a.first)
+		a.took = now.Sub(a.first)
 		a.decoded++
-	}
-	return nil
-}
-
-// restrict takes out the tokens that may not come next.
-func (a *answer) restrict(logits []float32) error {
-	long := a.made() >= a.g.q.MinTokens
-	if a.limits != nil && !a.thinks() {
-		return constrain(a.limits, a.mask, logits, a.g.end, long)
-	}
-	if !long || a.limits != nil { // which is to come yet
-		forbid(logits, a.g.end)
 	}
 	return nil
 }
@@ -489,46 +473,13 @@ func (a *answer) restrict(logits []float32) error {
 // add makes the token of an event part of the answer, fills in what can be shown with it, and reports whether
 // a stop string has ended the answer.
 func (a *answer) add(ev *Event) (stopped bool, err error) {
-	if a.limits != nil && !a.thinks() {
-		if err := a.limits.Accept(ev.Token); err != nil {
-			return false, wrap(err)
-		}
-	}
-	a.text = append(a.text, ev.Token)
-	if a.stream == nil {
-		return false, nil
-	}
-	text, err := a.decodeToken(ev.Token)
+	d, stopped, err := a.transcript.add(ev.Token)
 	if err != nil {
 		return false, err
 	}
-	if a.made() >= a.g.q.MinTokens {
-		text, stopped = a.stops.next(text)
-	}
-	a.part(text, ev)
+	a.text = append(a.text, ev.Token)
+	a.put(d, ev)
 	return stopped, nil
-}
-
-// decodeToken is the text that is complete with a token. An id between others that no token has, such as one
-// left free in a tokenizer, has no text.
-func (a *answer) decodeToken(token int32) (string, error) {
-	if a.stream == nil {
-		return "", nil
-	}
-	text, err := a.stream.Next(token)
-	if err != nil && !errors.Is(err, tokenizer.ErrTokenRange) {
-		return "", wrap(err)
-	}
-	return text, nil
-}
-
-// part puts a piece of text where it belongs.
-func (a *answer) part(text string, ev *Event) {
-	if a.parser == nil {
-		ev.Text = text
-		return
-	}
-	a.put(a.parser.Next(text), ev)
 }
 
 func (a *answer) put(d chat.Delta, ev *Event) {
@@ -542,12 +493,8 @@ func (a *answer) put(d chat.Delta, ev *Event) {
 func (a *answer) last(reason Reason) Event {
 	g := a.g
 	ev := Event{Answer: a.index, Token: -1}
-	if a.stream != nil && !a.stops.stopped {
-		text, _ := a.stops.next(a.stream.Flush())
-		a.part(text+a.stops.rest(), &ev)
-	}
-	if a.parser != nil {
-		a.put(a.parser.Flush(), &ev)
+	for _, d := range a.rest() {
+		a.put(d, &ev)
 	}
 	if reason == Stop && a.called {
 		reason = ToolCalls
@@ -556,10 +503,10 @@ func (a *answer) last(reason Reason) Event {
 		Reason:          reason,
 		PromptTokens:    len(g.prompt.tokens),
 		Total:           time.Since(g.start),
-		TokensPerSecond: rate(a.decoded, a.decode),
+		TokensPerSecond: rate(a.decoded, a.took),
 	}
 	if !a.first.IsZero() {
-		ev.Result.GeneratedTokens = a.made()
+		ev.Result.GeneratedTokens = a.tokens
 		ev.Result.TTFT = a.first.Sub(g.start)
 		ev.Result.PromptPerSecond = rate(len(g.prompt.tokens), g.prefill)
 		a.seq.report(ev.Result)

@@ -25,3 +25,19 @@ func TestPanicOfTheCaller(t *testing.T) {
 		require.NoError(t, r.Close(), "no generation is waited for")
 	}
 }
+
+// broken is a constraint that panics where it is asked while the model runs.
+type broken struct{ script }
+
+func (b *broken) Mask([]uint32) (bool, error) { panic("its own") }
+func (b *broken) Clone() runner.Constraint    { return b }
+
+// TestPanicOfAConstraint holds that such a panic is the caller's to catch, too.
+func TestPanicOfAConstraint(t *testing.T) {
+	m := toy{}
+	r := m.open(t, runner.Options{})
+	require.PanicsWithValue(t, "its own", func() {
+		_, _, _ = r.Text(t.Context(), runner.Request{Tokens: m.prompt(3), Constraint: &broken{script{open: true}}})
+	})
+	require.NoError(t, r.Close())
+}

@@ -26,6 +26,9 @@ type Request struct {
 	Think *bool
 	// Tools are descriptions of functions that the template shows to the model, each a JSON object.
 	Tools []json.RawMessage
+	// ToolChoice says whether the answer calls Tools. Tool, if it is not empty, names the one that it calls.
+	ToolChoice ToolChoice
+	Tool       string
 	// Prompt is text to be continued as it is, special tokens in it recognised.
 	Prompt string
 	// Tokens is a prompt that is tokenised already.
@@ -48,7 +51,8 @@ type Request struct {
 	// Beams, above 1, asks for a beam search with so many beams, of which the best N are the answers; they
 	// come when all are found. LengthPenalty is the power of an answer's length that its score is divided by, nil
 	// for 1; EarlyStopping ends the search when there are as many answers as beams. All three are
-	// transformers'. There is no sampling, and nothing of StopStrings, Constraint, Logprobs, Speculate and Shift.
+	// transformers'. There is no sampling, and nothing of Logprobs, Speculate and Shift. A beam ends with a stop string as
+	// it does with an end token, and Constraint takes tokens from each beam's continuations.
 	// Each beam has a KV cache. At most 32.
 	Beams         int
 	LengthPenalty *float64
@@ -246,8 +250,14 @@ func (q *Request) beamFaults(f *faults) {
 	if q.Sampling != nil && q.Sampling.Temperature != 0 {
 		f.add("Beams with a Temperature of %v: want 0", q.Sampling.Temperature)
 	}
-	if len(q.StopStrings) > 0 || q.Constraint != nil || q.Logprobs || q.Speculate > 0 || q.Shift {
-		f.add("StopStrings, Constraint, Logprobs, Speculate and Shift are not for Beams")
+	if q.Speculate > 0 {
+		f.add("Speculate is not for Beams: guesses are of one text, and beams are several")
+	}
+	if q.Shift {
+		f.add("Shift is not for Beams: scores of texts that lost their beginning are not comparable")
+	}
+	if q.Logprobs {
+		f.add("Logprobs are not for Beams: Result.Score is the sum of them")
 	}
 }
 
@@ -269,19 +279,6 @@ func (q *Request) stopFaults(f *faults, vocab int) {
 	bad = slices.IndexFunc(q.StopStrings, func(s string) bool { return s == "" || !utf8.ValidString(s) })
 	if bad >= 0 {
 		f.add("StopStrings[%d] is empty or not UTF-8: %q", bad, q.StopStrings[bad])
-	}
-}
-
-func (q *Request) toolFaults(f *faults) {
-	f.within("number of Tools", len(q.Tools), 0, maxTools)
-	if len(q.Tools) > 0 && len(q.Messages) == 0 {
-		f.add("Tools belong to Messages")
-	}
-	bad := slices.IndexFunc(q.Tools, func(t json.RawMessage) bool {
-		return !json.Valid(t) || !strings.HasPrefix(strings.TrimLeft(string(t), " \t\r\n"), "{")
-	})
-	if bad >= 0 {
-		f.add("Tools[%d] is not a JSON object", bad)
 	}
 }
 

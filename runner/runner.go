@@ -115,10 +115,11 @@ type Runner struct {
 	template *chat.Template // nil where the folder has none
 	tmplErr  error
 
-	scheduler  *scheduler     // nil: each generation has runs of its own
-	prefix     *prefixCache   // nil: none
-	tokHash    *[32]byte      // under mu; nil until it is needed
-	vocabulary lazyVocabulary // for constraints
+	scheduler    *scheduler   // nil: each generation has runs of its own
+	prefix       *prefixCache // nil: none
+	tokHash      *[32]byte    // under mu; nil until it is needed
+	vocabulary   lazyVocabulary
+	toolGrammars toolGrammars // for constraints
 
 	hashOnce sync.Once // modelHash
 	hash     [32]byte

@@ -23,8 +23,32 @@ type job struct {
 	Prompt    string            `json:"prompt"`
 	Messages  []chat.Message    `json:"messages"`
 	Tools     []json.RawMessage `json:"tools"`
+	Choice    *choice           `json:"tool_choice"`
 	MaxTokens int               `json:"max_tokens"`
 	Seed      *uint64           `json:"seed"`
+}
+
+// choice is a tool choice as the OpenAI API has it: a word, or {"type": "function", "function": {"name": ...}}.
+type choice struct {
+	word runner.ToolChoice
+	tool string
+}
+
+func (c *choice) UnmarshalJSON(text []byte) error {
+	var word string
+	if json.Unmarshal(text, &word) == nil {
+		if c.word, c.tool = toolChoice(word); c.tool == "" {
+			return nil
+		}
+	}
+	var named struct {
+		Function struct{ Name string }
+	}
+	if json.Unmarshal(text, &named) != nil || named.Function.Name == "" {
+		return fmt.Errorf(`tool_choice %s: want "auto", "none", "required" or {"type": "function", "function": {"name": ...}}`, text)
+	}
+	c.word, c.tool = runner.ToolRequired, named.Function.Name
+	return nil
 }
 
 // maxLine bounds a line of a batch.
@@ -129,6 +153,9 @@ func (b *batchRun) request(j job) runner.Request {
 	}
 	if len(j.Tools) > 0 {
 		q.Tools = j.Tools
+	}
+	if j.Choice != nil {
+		q.ToolChoice, q.Tool = j.Choice.word, j.Choice.tool
 	}
 	if j.MaxTokens != 0 {
 		q.MaxTokens = j.MaxTokens

@@ -33,6 +33,27 @@ func readResults(t *testing.T, path string) map[string]completion {
 	return all
 }
 
+func TestBatchToolChoice(t *testing.T) {
+	need(t)
+	const tool = `"tools": [{"name": "find", "parameters": {"maxProperties": 0}}], "max_tokens": 40`
+	in, out := requests(t,
+		`{"id": 1, "prompt": "x", `+tool+`, "tool_choice": {"type": "function", "function": {"name": "find"}}}`,
+		`{"id": 2, "prompt": "x", `+tool+`, "tool_choice": "none"}`,
+		`{"id": 3, "prompt": "x", "tool_choice": "required"}`,
+	)
+	r := qwenrt(t, "run", built(t), "--batch", in, "--results", out, "--temperature", "0")
+	require.Equal(t, exitOK, r.code, r.stderr)
+	got := readResults(t, out)
+	require.Len(t, got["1"].ToolCalls, 1)
+	require.Empty(t, got["2"].ToolCalls)
+	require.Contains(t, got["3"].Error, "there are no Tools")
+
+	for _, choice := range []string{`"find"`, `7`, `{"function": {}}`} {
+		_, err := parseJob([]byte(`{"prompt": "x", "tool_choice": `+choice+`}`), 1)
+		require.ErrorContains(t, err, "tool_choice "+choice+": want")
+	}
+}
+
 func TestBatch(t *testing.T) {
 	need(t)
 	model := built(t)

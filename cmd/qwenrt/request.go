@@ -150,13 +150,27 @@ func (p *program) request(c *cli.Context) (runner.Request, error) {
 			return q, err
 		}
 	}
+	if c.IsSet("tool-choice") {
+		q.ToolChoice, q.Tool = toolChoice(c.String("tool-choice"))
+	}
 	return q, nil
+}
+
+// toolChoice reads a word, or the name of a tool.
+func toolChoice(word string) (choice runner.ToolChoice, tool string) {
+	switch word {
+	case "auto", "":
+		return runner.ToolAuto, ""
+	case string(runner.ToolNone), string(runner.ToolRequired):
+		return runner.ToolChoice(word), ""
+	}
+	return runner.ToolRequired, word
 }
 
 // requestFaults finds what is wrong with the flags, before a model is loaded.
 func requestFaults(c *cli.Context) error {
 	if c.Bool("no-chat") {
-		for _, name := range []string{"system", "think", "no-think", "tools"} {
+		for _, name := range []string{"system", "think", "no-think", "tools", "tool-choice"} {
 			if c.IsSet(name) {
 				return commandUsage(c, "--%s belongs to the chat template, which --no-chat leaves out", name)
 			}
@@ -164,6 +178,9 @@ func requestFaults(c *cli.Context) error {
 	}
 	if c.Bool("think") && c.Bool("no-think") {
 		return commandUsage(c, "--think and --no-think exclude each other")
+	}
+	if c.IsSet("tool-choice") && !c.IsSet("tools") && !c.IsSet("batch") {
+		return commandUsage(c, "--tool-choice is for --tools")
 	}
 	if c.IsSet("logprobs") && !c.Bool("json") && !c.IsSet("batch") {
 		return commandUsage(c, "--logprobs is for --json and --batch")

@@ -37,6 +37,7 @@ func (p *program) runCommand() *cli.Command {
 			&cli.IntFlag{Name: "slots", Usage: "answers made at a time, in common runs", DefaultText: "one after the other"},
 			&cli.StringFlag{Name: "system", Usage: "system message"},
 			&cli.StringFlag{Name: "tools", Usage: "functions that the model may call: a JSON list in `FILE`"},
+			&cli.StringFlag{Name: "tool-choice", Usage: "with --tools: auto, none, required, or the `NAME` of the one to call", Value: "auto"},
 			boolFlag("no-chat", "continue the prompt as it is, without the chat template"),
 			boolFlag("think", "think first, where the model can choose"),
 			boolFlag("no-think", "answer without thinking first"),
@@ -74,7 +75,7 @@ func (p *program) mode(c *cli.Context) (mode, error) {
 	case c.IsSet("batch"):
 		return batch, nil
 	case c.Bool("interactive") || p.terminal() != nil:
-		for _, name := range []string{"json", "n", "no-chat", "logprobs", "echo", "tools"} {
+		for _, name := range []string{"json", "n", "no-chat", "logprobs", "echo", "tools", "tool-choice"} {
 			if c.IsSet(name) {
 				return 0, commandUsage(c, "--%s is not for conversations", name)
 			}

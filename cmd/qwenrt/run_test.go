@@ -208,6 +208,24 @@ func TestRunTools(t *testing.T) {
 	r := qwenrt(t, "run", model, "-p", question, "--tools", tools)
 	require.Equal(t, exitError, r.code)
 	requireLine(t, r.stderr, "want a JSON list of objects")
+
+	require.NoError(t, os.WriteFile(tools, []byte(`[{"name": "find", "parameters": {"properties": {"n": {"enum": [1, 2]}}, "required": ["n"], "additionalProperties": false}}]`), 0o666))
+	choose := func(word string) result {
+		return qwenrt(t, "run", model, "-p", question, "--tools", tools, "--tool-choice", word, "--max-tokens", "60", "--json", "--temperature", "0")
+	}
+	called := objects(t, choose("find"))[0]
+	require.Empty(t, called.Text)
+	require.Equal(t, "tool_calls", called.FinishReason)
+	require.Len(t, called.ToolCalls, 1)
+	require.Regexp(t, `^\{\s*"n":\s*[12]\s*\}$`, string(called.ToolCalls[0].Function.Arguments))
+	require.NotEmpty(t, objects(t, choose("required"))[0].ToolCalls)
+	require.Empty(t, objects(t, choose("none"))[0].ToolCalls)
+	r = choose("lose")
+	require.Equal(t, exitError, r.code)
+	requireLine(t, r.stderr, `Tool is "lose", and there is none of that name`)
+	r = qwenrt(t, "run", model, "-p", question, "--tool-choice", "required")
+	require.Equal(t, exitUsage, r.code)
+	requireLine(t, r.stderr, "--tool-choice is for --tools")
 }
 
 // cancelling cancels a context at the first text, as a user who has read enough.

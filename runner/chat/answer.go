@@ -12,8 +12,9 @@ import (
 const (
 	thinkOpen  = "<think>"
 	thinkClose = "</think>"
-	callOpen   = "<tool_call>"
-	callClose  = "</tool_call>"
+
+	ToolCallOpen  = "<tool_call>"
+	ToolCallClose = "</tool_call>"
 )
 
 // Thinks reports whether an answer to a rendered prompt begins within reasoning: some templates open
@@ -41,7 +42,7 @@ type Parser struct {
 	strip bool   // newlines are markup here
 	held  string // what may yet turn out to be markup
 	lead  string // newlines in front of a tool call
-	call  strings.Builder
+	call  []byte // of which the end has not come
 }
 
 type state int
@@ -68,6 +69,13 @@ func NewParser(thinks, tools bool) *Parser {
 func (p *Parser) Reasoning() bool { return p.state == inReasoning }
 func (p *Parser) Began() bool     { return p.state != atStart }
 
+// Clone gives a parser in the same state, which goes its own way.
+func (p *Parser) Clone() *Parser {
+	c := *p
+	c.call = bytes.Clone(p.call)
+	return &c
+}
+
 // Next takes a piece of the answer's text.
 func (p *Parser) Next(text string) (d Delta) {
 	rest := p.held + text
@@ -83,7 +91,7 @@ func (p *Parser) Next(text string) (d Delta) {
 				d.Text += p.stripped(rest)
 				return d
 			}
-			rest = p.until(rest, callOpen, inCall, &d.Text)
+			rest = p.until(rest, ToolCallOpen, inCall, &d.Text)
 		case inCall:
 			rest = p.calls(rest, &d)
 		}
@@ -95,7 +103,7 @@ func (p *Parser) Next(text string) (d Delta) {
 func (p *Parser) Flush() (d Delta) {
 	switch p.state {
 	case inCall:
-		p.endCall(p.call.String(), "", &d)
+		p.endCall(string(p.call), "", &d)
 	case inReasoning:
 		d.Reasoning = p.held
 	default:
@@ -158,23 +166,23 @@ func overlap(text, tag string) int {
 
 // calls collects a tool call up to its end, and returns what is behind it.
 func (p *Parser) calls(rest string, d *Delta) string {
-	from := max(0, p.call.Len()-len(callClose)+1)
-	p.call.WriteString(rest)
-	at := strings.Index(p.call.String()[from:], callClose)
+	from := max(0, len(p.call)-len(ToolCallClose)+1)
+	p.call = append(p.call, rest...)
+	at := bytes.Index(p.call[from:], []byte(ToolCallClose))
 	if at < 0 {
 		return ""
 	}
-	body, after := p.call.String()[:from+at], p.call.String()[from+at+len(callClose):]
-	p.endCall(body, callClose, d)
+	body, after := string(p.call[:from+at]), string(p.call[from+at+len(ToolCallClose):])
+	p.endCall(body, ToolCallClose, d)
 	return after
 }
 
 func (p *Parser) endCall(body, end string, d *Delta) {
-	p.call.Reset()
+	p.call = p.call[:0]
 	p.state = inText
 	call, err := parseCall(body)
 	if err != nil {
-		d.Text += p.lead + callOpen + body + end
+		d.Text += p.lead + ToolCallOpen + body + end
 		return
 	}
 	d.ToolCalls = append(d.ToolCalls, call)

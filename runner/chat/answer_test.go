@@ -21,6 +21,8 @@ func parse(p *Parser, answer string, size int) (all Delta) {
 	}
 	for answer != "" {
 		n := min(size, len(answer))
+		other := p.Clone()
+		other.Next("<think>x<tool_call>y") // is nothing to this one
 		add(p.Next(answer[:n]))
 		answer = answer[n:]
 	}

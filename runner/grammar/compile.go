@@ -23,16 +23,21 @@ func Schema(schema []byte, o Options) (*Grammar, error) {
 		if err != nil {
 			return nothing, err
 		}
-		c := &compiler{j: newJSONTerms(a, o.Space), anyOrder: o.AnyOrder, values: map[string]*value{}, patterns: map[string]id{}}
-		v, err := c.value([]*node{root})
-		if err != nil {
-			return nothing, err
-		}
-		if err := c.finish(); err != nil {
-			return nothing, err
-		}
-		return c.j.valueTerm(v), nil
+		return newJSONTerms(a, o.Space).schemas(o, root)
 	})
+}
+
+// schemas is what satisfies some schemas, which are not part of each other.
+func (j *jsonTerms) schemas(o Options, roots ...*node) (id, error) {
+	c := &compiler{j: j, anyOrder: o.AnyOrder, values: map[string]*value{}, patterns: map[string]id{}}
+	v, err := c.value(roots)
+	if err != nil {
+		return nothing, err
+	}
+	if err := c.finish(); err != nil {
+		return nothing, err
+	}
+	return j.valueTerm(v), nil
 }
 
 // A compiler turns sets of schemas, all of which are to hold, into values. A set is known by its members, so

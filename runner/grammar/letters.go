@@ -27,8 +27,8 @@ const (
 	maxSpelling = 1 << 14
 )
 
-// lettersOf returns what there is to know of a term, or nil if it is too long.
-func (v *Vocabulary) lettersOf(a *arena, each id) *letters {
+// lettersOf returns what there is to know of a term, or nil if it is too long, or not known and not to be found out.
+func (v *Vocabulary) lettersOf(a *arena, each id, find bool) *letters {
 	spelling := a.spelling(each)
 	if spelling == "" {
 		return nil
@@ -36,7 +36,7 @@ func (v *Vocabulary) lettersOf(a *arena, each id) *letters {
 	v.mu.Lock()
 	defer v.mu.Unlock()
 	l, ok := v.letters[spelling]
-	if !ok {
+	if !ok && find {
 		if len(v.letters) == maxLetters {
 			clear(v.letters)
 		}
@@ -51,7 +51,7 @@ func (v *Vocabulary) lettersOf(a *arena, each id) *letters {
 // prepare finds out about the characters of JSON strings, which most grammars have.
 func (v *Vocabulary) prepare() {
 	j := newJSONTerms(newArena(defaultMemory), Compact)
-	v.lettersOf(j.arena, j.character)
+	v.lettersOf(j.arena, j.character, true)
 }
 
 func (v *Vocabulary) newLetters(a *arena, each id) *letters {

@@ -35,7 +35,8 @@ type reader struct {
 	kept  int // bytes in known
 	least int // nodes in a walk whose result is kept
 
-	letters map[id]*letters // of repeated terms whose walk is long
+	letters map[id]*letters // of repeated terms; nil where there are none
+	long    map[id]bool     // repeated terms whose walk was long, without letters
 
 	path  []id     // states by depth
 	trail []*moves // their transitions, in search
@@ -44,7 +45,8 @@ type reader struct {
 
 func newReader(a *arena, v *Vocabulary) *reader {
 	return &reader{
-		arena: a, vocab: v, known: map[place]*inside{}, least: longWalk, letters: map[id]*letters{}, path: make([]id, v.depth+1), trail: make([]*moves, v.depth+1),
+		arena: a, vocab: v, known: map[place]*inside{}, least: longWalk, letters: map[id]*letters{}, long: map[id]bool{},
+		path: make([]id, v.depth+1), trail: make([]*moves, v.depth+1),
 		other: inside{mask: make([]uint32, words(v.Size()))},
 	}
 }
@@ -113,17 +115,19 @@ func (r *reader) within(s id, exits bool) *inside {
 	in := &r.other
 	in.exits = in.exits[:0]
 	each, room := r.repetition(s, exits)
-	if l := r.letters[each]; l != nil && room > 0 {
-		copy(in.mask, l.upTo(r.vocab, room))
-		r.search(in, s, l.pure)
-		return in
+	if room > 0 {
+		if l := r.lettersFor(each); l != nil {
+			copy(in.mask, l.upTo(r.vocab, room))
+			r.search(in, s, l.pure)
+			return in
+		}
 	}
 	clear(in.mask)
 	if r.search(in, s, nil) < r.least || r.full {
 		return in
 	}
-	if room > 0 && r.letters[each] == nil { // for the next time
-		r.letters[each] = r.vocab.lettersOf(r.arena, each)
+	if room > 0 {
+		r.long[each] = true
 	}
 	size := 4 * (len(in.mask) + len(in.exits))
 	if r.kept += size; r.kept > maxKept {
@@ -133,6 +137,22 @@ func (r *reader) within(s id, exits bool) *inside {
 	in = &inside{mask: append([]uint32(nil), in.mask...), exits: append([]int32(nil), in.exits...)}
 	r.known[place{s, exits}] = in
 	return in
+}
+
+// lettersFor returns what is known of the tokens as letters of a repeated term. It is found out when a walk for the term was long
+// before: another state of the repetition is to come then, and mostly many.
+func (r *reader) lettersFor(each id) *letters {
+	l, ok := r.letters[each]
+	if !ok {
+		l = r.vocab.lettersOf(r.arena, each, false)
+		r.letters[each] = l
+	}
+	if l == nil && r.long[each] {
+		l = r.vocab.lettersOf(r.arena, each, true)
+		r.letters[each] = l
+		delete(r.long, each) // a term that is too long for it stays so
+	}
+	return l
 }
 
 // search adds to in, and returns the number of nodes that it has looked at. It leaves out what is below

@@ -126,6 +126,17 @@ func (r *reading) findAnchors(v any, path string) {
 	}
 }
 
+func newNode(number int, path string) *node {
+	return &node{number: number, path: path, types: allTypes, maxLength: unbounded, maxItems: unbounded, maxProperties: unbounded}
+}
+
+// anyObject is the schema of objects, for use beside one that was read: those have numbers from 1 on.
+func anyObject() *node {
+	n := newNode(0, "")
+	n.types, n.bare = typeObject, n
+	return n
+}
+
 // node reads the schema v at a path.
 func (r *reading) node(v any, path string) (*node, error) {
 	if n, ok := r.nodes[path]; ok {
@@ -134,10 +145,7 @@ func (r *reading) node(v any, path string) (*node, error) {
 	if r.count++; r.count > maxNodes {
 		return nil, fmt.Errorf("more than %d schemas within it", maxNodes)
 	}
-	n := &node{
-		number: r.count, path: path, types: allTypes,
-		maxLength: unbounded, maxItems: unbounded, maxProperties: unbounded,
-	}
+	n := newNode(r.count, path)
 	r.nodes[path] = n
 	switch v := v.(type) {
 	case bool:

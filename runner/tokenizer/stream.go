@@ -3,6 +3,7 @@ package tokenizer
 import (
 	"errors"
 	"io/fs"
+	"slices"
 	"strings"
 	"unicode/utf8"
 )
@@ -32,6 +33,13 @@ type Stream struct {
 // NewStream starts a sequence.
 func (t *Tokenizer) NewStream(opts DecodeOptions) *Stream {
 	return &Stream{tok: t, opts: opts, pending: make([]byte, 0, utf8.UTFMax)}
+}
+
+// Clone gives a stream for a sequence that begins with the same ids.
+func (s *Stream) Clone() *Stream {
+	c := *s
+	c.pending, c.ids = append(make([]byte, 0, utf8.UTFMax), s.pending...), slices.Clone(s.ids)
+	return &c
 }
 
 // Next takes the next id and returns the text that is complete with it, which may

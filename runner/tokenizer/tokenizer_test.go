@@ -145,6 +145,9 @@ func streamed(t testing.TB, tok *Tokenizer, ids []int32, opts DecodeOptions) str
 	s := tok.NewStream(opts)
 	var b strings.Builder
 	for _, id := range ids {
+		other := s.Clone()
+		_, err := other.Next(ids[0]) // is nothing to this one
+		require.NoError(t, err)
 		text, err := s.Next(id)
 		require.NoError(t, err)
 		require.True(t, utf8.ValidString(text), "%q", text)

@@ -25,7 +25,20 @@ SETTINGS = [
     dict(num_beams=4, max_new_tokens=24, eos=[".", ",", "Ċ"], num_return_sequences=4, early_stopping=True),
     dict(num_beams=4, max_new_tokens=24, eos=[".", ","], length_penalty=-1.0, num_return_sequences=4),
     dict(num_beams=3, max_new_tokens=24, eos=[".", ",", "Ċ"], min_new_tokens=8, num_return_sequences=2),
+    # Strings that are parts of tokens, and that lie across some.
+    dict(num_beams=4, max_new_tokens=20, stop_strings=["ing", "s a", "f("], num_return_sequences=4),
+    dict(num_beams=3, max_new_tokens=20, stop_strings=["ion", "and the", "ret"], eos=["Ċ"], length_penalty=0.5, num_return_sequences=3),
 ]
+
+
+def length(tokenizer, row, end, strings):
+    """The tokens of an answer, without what fills up the row: up to an end token, or with that which completes a string."""
+    for i, token in enumerate(row):
+        if token in end:
+            return i
+        if any(s in tokenizer.decode(row[:i + 1]) for s in strings):
+            return i + 1
+    return len(row)
 
 
 def main():
@@ -39,12 +52,11 @@ def main():
             given = dict(setting)
             end = tokenizer.convert_tokens_to_ids(given.pop("eos", []))
             out = model.generate(ids, attention_mask=torch.ones_like(ids), do_sample=False, temperature=None, top_p=None, top_k=None,
-                                 eos_token_id=end or None, pad_token_id=0, output_scores=True, return_dict_in_generate=True, **given)
+                                 eos_token_id=end or None, pad_token_id=0, output_scores=True, return_dict_in_generate=True,
+                                 tokenizer=tokenizer if "stop_strings" in given else None, **given)
             answers = []
             for row, score in zip(out.sequences[:, ids.shape[1]:].tolist(), out.sequences_scores.tolist()):
-                stops = [i for i, t in enumerate(row) if t in end]
-                answers.append({"tokens": row[:stops[0]] if stops else row[:given["max_new_tokens"]],
-                                "score": round(score, 6)})
+                answers.append({"tokens": row[:length(tokenizer, row, end, given.get("stop_strings", []))], "score": round(score, 6)})
             cases.append({"prompt": ids[0].tolist(), "end": end, **given, "answers": answers})
     OUT.parent.mkdir(exist_ok=True)
     OUT.write_text(json.dumps(cases, separators=(",", ":")) + "\n")
