@@ -153,25 +153,30 @@ func (c *cutter) border(p *point, i int, first, last map[*ir.Value]int) {
 	}
 }
 
-// model makes a model of a part. Weights of products, and large constants, become inputs: weights and tables say
-// by name what they take.
-func (c *cutter) model(b *part, opsets []ir.Opset, irVersion int64, types map[*ir.Value]*ir.Type) (m *ir.Model, weights map[string]*ir.Node, tables map[string]*ir.Value) {
+// operand is a constant that a part's model takes as an input: the weight of a product, or a large table.
+type operand struct {
+	name    string // of the input
+	product *ir.Node
+	table   *ir.Value // nil for weights
+}
+
+// model makes a model of a part. Weights of products, and large constants, become inputs.
+func (c *cutter) model(b *part, opsets []ir.Opset, irVersion int64, types map[*ir.Value]*ir.Type) (m *ir.Model, constants []operand) {
 	m = ir.NewModel("part", irVersion, 1)
 	m.Opsets = slices.Clone(opsets)
 	g := m.Graph
-	weights, tables = map[string]*ir.Node{}, map[string]*ir.Value{}
 	values := map[*ir.Value]*ir.Value{}
 	for _, v := range b.inputs {
 		values[v] = g.AddInput(v.Name, types[v])
 	}
-	operand := func(v *ir.Value) *ir.Value {
+	input := func(v *ir.Value) *ir.Value {
 		switch {
 		case v == nil:
 			return nil
 		case values[v] != nil:
 		case v.Const.Data != nil && v.Const.ByteLen() > inlineBytes:
 			values[v] = g.AddInput(v.Name, v.Type)
-			tables[v.Name] = v
+			constants = append(constants, operand{name: v.Name, table: v})
 		default:
 			values[v] = g.AddInitializer(v.Name, v.Const)
 		}
@@ -182,11 +187,11 @@ func (c *cutter) model(b *part, opsets []ir.Opset, irVersion int64, types map[*i
 		if c.products[n] {
 			s.Op, s.Domain, s.Attrs = "MatMul", "", nil
 			w := g.AddInput(g.Fresh("weight of "+n.Name), ir.TensorType(ir.Float32, ir.Sym("k"), ir.Sym("n")))
-			weights[w.Name] = n
-			s.Inputs = []*ir.Value{operand(n.Input(0)), w}
+			constants = append(constants, operand{name: w.Name, product: n})
+			s.Inputs = []*ir.Value{input(n.Input(0)), w}
 		} else {
 			for _, v := range n.Inputs() {
-				s.Inputs = append(s.Inputs, operand(v))
+				s.Inputs = append(s.Inputs, input(v))
 			}
 		}
 		for _, v := range n.Outputs() {
@@ -209,7 +214,7 @@ func (c *cutter) model(b *part, opsets []ir.Opset, irVersion int64, types map[*i
 	for _, v := range b.outputs {
 		g.AddOutput(values[v])
 	}
-	return m, weights, tables
+	return m, constants
 }
 
 // typeOf is the type of a part's input: that of a tensor, with dimensions that may change from batch to

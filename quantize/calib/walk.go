@@ -288,9 +288,9 @@ func (w *walk) open(p *point) (*runner, error) {
 		types[v] = typeOf(t, v.Name)
 		t.Close()
 	}
-	m, weights, tables := w.cutter.model(&p.before, w.model.Opsets, w.model.IRVersion, types)
-	for name, n := range weights {
-		t, own, err := w.weight(n)
+	m, constants := w.cutter.model(&p.before, w.model.Opsets, w.model.IRVersion, types)
+	for _, c := range constants {
+		t, own, err := w.constant(c)
 		if err != nil {
 			r.close()
 			return nil, err
@@ -298,18 +298,7 @@ func (w *walk) open(p *point) (*runner, error) {
 		if own {
 			r.own = append(r.own, t)
 		}
-		r.inputs[name] = t
-	}
-	for name, v := range tables {
-		t, own, err := w.table(v)
-		if err != nil {
-			r.close()
-			return nil, err
-		}
-		if own {
-			r.own = append(r.own, t)
-		}
-		r.inputs[name] = t
+		r.inputs[c.name] = t
 	}
 	for _, v := range p.before.outputs {
 		r.outputs = append(r.outputs, v.Name)
@@ -322,7 +311,15 @@ func (w *walk) open(p *point) (*runner, error) {
 	return r, nil
 }
 
-// weight is what a product is computed with, [K, N]. own says that the caller closes it.
+// constant is what a part is given for an operand. own says that the caller closes it.
+func (w *walk) constant(c operand) (t *ort.Tensor, own bool, err error) {
+	if c.table != nil {
+		return w.table(c.table)
+	}
+	return w.weight(c.product)
+}
+
+// weight is what a product is computed with, [K, N].
 func (w *walk) weight(n *ir.Node) (t *ort.Tensor, own bool, err error) {
 	if t := w.weights[n]; t != nil {
 		return t, false, nil
@@ -368,7 +365,7 @@ func (w *walk) fill(dst []float32, u quantize.Use) error {
 }
 
 // table is a large constant as a tensor. Those that several nodes read, as all layers do the tables of the rotary
-// embedding, stay to the end; the others are the caller's to close.
+// embedding, stay to the end.
 func (w *walk) table(v *ir.Value) (t *ort.Tensor, own bool, err error) {
 	if t := w.tables[v]; t != nil {
 		return t, false, nil
