@@ -87,12 +87,16 @@ func Allocate(ctx context.Context, m *ir.Model, o Options, b Budget) (*Allocatio
 	if err := a.check(b); err != nil {
 		return nil, fmt.Errorf("quantize: %w", err)
 	}
+	if err := a.find(); err != nil {
+		return nil, err
+	}
+	if err := a.afford(b.Bits); err != nil {
+		return nil, fmt.Errorf("quantize: %w", err)
+	}
 	if err := a.measure(ctx, m, b.Effect); err != nil {
 		return nil, err
 	}
-	if err := a.spend(b.Bits); err != nil {
-		return nil, fmt.Errorf("quantize: %w", err)
-	}
+	a.spend(b.Bits)
 	return a.result(), nil
 }
 
@@ -134,8 +138,8 @@ func (a *allocator) check(b Budget) error {
 	return nil
 }
 
-// measure finds the open weights, and what each format does to them.
-func (a *allocator) measure(ctx context.Context, m *ir.Model, effect Effect) error {
+// find lists the open weights.
+func (a *allocator) find() error {
 	p := a.plan
 	a.fixed = p.before.bytes
 	counted := map[*ir.Tensor]bool{}
@@ -156,6 +160,33 @@ func (a *allocator) measure(ctx context.Context, m *ir.Model, effect Effect) err
 	if len(a.items) == 0 {
 		return errors.New("quantize: rules settle the format of every weight: there is nothing to spend bits on")
 	}
+	return nil
+}
+
+// afford reports whether every item can have at least its smallest format. It is asked before anything is measured,
+// which takes time.
+func (a *allocator) afford(bits float64) error {
+	least := a.fixed
+	for _, it := range a.items {
+		smallest := it.w.bytes(a.formats[0])
+		for _, f := range a.formats[1:] {
+			smallest = min(smallest, it.w.bytes(f))
+		}
+		least += smallest
+	}
+	if least > a.budget(bits) {
+		return fmt.Errorf("%w: %.4g; the least that the formats reach is %.4g", ErrBudget, bits, float64(8*least)/float64(a.plan.before.weights))
+	}
+	return nil
+}
+
+// budget is what may be spent, in bytes.
+func (a *allocator) budget(bits float64) int64 {
+	return int64(bits * float64(a.plan.before.weights) / 8)
+}
+
+// measure finds what each format does to the items.
+func (a *allocator) measure(ctx context.Context, m *ir.Model, effect Effect) error {
 	coarsest := slices.MinFunc(a.formats, func(x, y Format) int { return cmp.Compare(bitsOf(x), bitsOf(y)) })
 	probes := make([]Probe, len(a.items))
 	for i, it := range a.items {
@@ -279,9 +310,8 @@ type step struct {
 // spend chooses options. Of each item only those on the lower convex hull of effect over size are looked at: along it
 // each byte gains less than the one before, so that taking the best step of all, again and again, is the best choice
 // for every budget that a step ends at.
-func (a *allocator) spend(bits float64) error {
-	budget := int64(bits * float64(a.plan.before.weights) / 8)
-	left := budget - a.fixed
+func (a *allocator) spend(bits float64) {
+	left := a.budget(bits) - a.fixed
 	var steps []step
 	for i, it := range a.items {
 		it.options = hull(it.options)
@@ -290,10 +320,6 @@ func (a *allocator) spend(bits float64) error {
 			from, to := it.options[j-1], it.options[j]
 			steps = append(steps, step{i, (from.effect - to.effect) / float64(to.bytes-from.bytes), to.bytes - from.bytes})
 		}
-	}
-	if left < 0 {
-		least := float64(8*(budget-left)) / float64(a.plan.before.weights)
-		return fmt.Errorf("%w: %.4g; the least that the formats reach is %.4g", ErrBudget, bits, least)
 	}
 	slices.SortStableFunc(steps, func(x, y step) int { return cmp.Compare(y.gain, x.gain) })
 	full := make([]bool, len(a.items)) // the next step is too large; so are those behind it
@@ -307,7 +333,6 @@ func (a *allocator) spend(bits float64) error {
 			a.items[s.item].at++
 		}
 	}
-	return nil
 }
 
 // hull keeps the options on the lower convex hull of effect over size, by size.

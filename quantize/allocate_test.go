@@ -64,7 +64,11 @@ func TestAllocateBudgets(t *testing.T) {
 	}
 	least := quantize.Format{Bits: 4, BlockSize: 64, Symmetric: true}
 	formats := []quantize.Format{{Bits: 8, BlockSize: 32}, least}
-	_, err := quantize.Allocate(context.Background(), newTiny(ir.Float32).tied(), quantize.Options{}, quantize.Budget{Bits: 4, Formats: formats})
+	_, err := quantize.Allocate(context.Background(), newTiny(ir.Float32).tied(), quantize.Options{}, quantize.Budget{Bits: 4, Formats: formats,
+		Effect: func(context.Context, *ir.Model, []quantize.Probe) ([]float64, error) {
+			t.Fatal("nothing is measured for a budget that cannot be met")
+			return nil, nil
+		}})
 	require.ErrorIs(t, err, quantize.ErrBudget)
 	require.ErrorContains(t, err, "the least that the formats reach is")
 	for name, f := range allocate(t, quantize.Options{}, quantize.Budget{Bits: 6, Formats: formats}) {
@@ -148,19 +152,19 @@ func TestAllocateErrors(t *testing.T) {
 		{"no budget", quantize.Budget{}, "0 bits a weight"},
 		{"not a number", quantize.Budget{Bits: math.NaN()}, "NaN bits a weight"},
 		{"formats that do not exist", quantize.Budget{Bits: 5, Formats: []quantize.Format{{Bits: 3, BlockSize: 7}}}, "candidate: 3 bits a weight"},
-		{"an effect that fails", quantize.Budget{Bits: 5, Effect: func(context.Context, *ir.Model, []quantize.Probe) ([]float64, error) {
+		{"an effect that fails", quantize.Budget{Bits: 6, Effect: func(context.Context, *ir.Model, []quantize.Probe) ([]float64, error) {
 			return nil, failing
 		}}, "no"},
-		{"too few effects", quantize.Budget{Bits: 5, Effect: func(context.Context, *ir.Model, []quantize.Probe) ([]float64, error) {
+		{"too few effects", quantize.Budget{Bits: 6, Effect: func(context.Context, *ir.Model, []quantize.Probe) ([]float64, error) {
 			return nil, nil
 		}}, "0 effects of 3 probes"},
-		{"effects that are none", quantize.Budget{Bits: 5, Effect: effects(map[string]float64{up: math.NaN()})}, "the effect of model.up.weight is NaN"},
+		{"effects that are none", quantize.Budget{Bits: 6, Effect: effects(map[string]float64{up: math.NaN()})}, "the effect of model.up.weight is NaN"},
 	} {
 		_, err := quantize.Allocate(context.Background(), newTiny(ir.Float32).tied(), quantize.Options{}, c.b)
 		require.ErrorContains(t, err, c.text, c.why)
 	}
 	ctx, cancel := context.WithCancel(context.Background())
 	cancel()
-	_, err := quantize.Allocate(ctx, newTiny(ir.Float32).tied(), quantize.Options{}, quantize.Budget{Bits: 5})
+	_, err := quantize.Allocate(ctx, newTiny(ir.Float32).tied(), quantize.Options{}, quantize.Budget{Bits: 6})
 	require.ErrorIs(t, err, context.Canceled)
 }

@@ -1,8 +1,11 @@
 package quantize
 
 import (
+	"cmp"
 	"errors"
 	"fmt"
+	"regexp"
+	"slices"
 	"strings"
 
 	"github.com/qwenrt/qwenrt/graphopt/ir"
@@ -148,7 +151,7 @@ func newPlan(m *ir.Model, set settings) (*Plan, error) {
 	m.Graph.Walk(b.visit)
 	for i, hit := range b.matched {
 		if !hit {
-			b.fault("rule %q matches no weight", set.Rules[i])
+			b.fault("rule %q matches no weight: there are %s", set.Rules[i], b.names())
 		}
 	}
 	if len(b.faults) > 0 {
@@ -405,6 +408,29 @@ func (b *planner) rows(c *constant, flip bool) (*ir.Tensor, error) {
 	}
 	b.views[key] = t
 	return t, nil
+}
+
+var number = regexp.MustCompile(`\b\d+\b`)
+
+// names lists the weights for a message: those of all layers as one, and not all where there are many.
+func (b *planner) names() string {
+	const most = 12
+	var all []string
+	add := func(name string) {
+		if name = number.ReplaceAllString(name, "*"); !slices.Contains(all, name) && len(all) <= most {
+			all = append(all, name)
+		}
+	}
+	for _, w := range b.Plan.weights {
+		add(w.name)
+	}
+	for _, k := range b.kept {
+		add(k.Tensor)
+	}
+	if len(all) > most {
+		all[most] = "..."
+	}
+	return cmp.Or(strings.Join(all, ", "), "none")
 }
 
 // recipe is what options and rules say about the weight c where n reads it.

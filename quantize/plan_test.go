@@ -303,7 +303,7 @@ func TestRefusals(t *testing.T) {
 		{"all excluded", tied, quantize.Options{Rules: []quantize.Rule{{Match: "*", Keep: true}}}, quantize.ErrNothing, "(model.embed_tokens.weight: a rule keeps it)"},
 		{"a second time", quantised, quantize.Options{}, quantize.ErrQuantized, "start from the float model"},
 		{"a type that no kernel takes", double, quantize.Options{}, nil, "double.weight of MatMul(/double/MatMul) is float64"},
-		{"a misspelt tensor", tied, quantize.Options{Rules: []quantize.Rule{{Match: "lm_haed*", Keep: true}}}, nil, `rule "lm_haed*=keep" matches no weight`},
+		{"a misspelt tensor", tied, quantize.Options{Rules: []quantize.Rule{{Match: "lm_haed*", Keep: true}}}, nil, `rule "lm_haed*=keep" matches no weight: there are model.embed_tokens.weight, `},
 		{"every bad option in one line", tied, quantize.Options{Precision: "int3", Method: "magic", BlockSize: 48, Scale: "big", AccuracyLevel: 9, Rules: []quantize.Rule{{Match: "[", Keep: true, BlockSize: 3}}}, nil,
 			`quantize: precision "int3": it must be int4, int8, dynamic-int8 or static-int8; block size 48: it must be 16, 32, 64, 128 or 256; accuracy level 9: it must be 1 to 4; method "magic": it must be rtn, hqq, gptq, awq or awq+gptq; scale "big": it must be max or mse; ` +
 				`rule "[=keep:b3": not a valid glob before the =; rule "[=keep:b3": weights that keep their type have no format; rule "[=keep:b3": block size 3: it must be 16, 32, 64, 128 or 256`},

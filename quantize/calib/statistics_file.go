@@ -108,13 +108,17 @@ func (s *statisticsFile) read(f *os.File) error {
 	return nil
 }
 
-// openStatistics reads a file, or begins a new one where there is none.
+// openStatistics reads a file, or begins a new one where there is none and can be one: that is to be known before a
+// model is run to fill it.
 func openStatistics(path string) (*statisticsFile, error) {
 	s, err := readStatistics(path)
-	if errors.Is(err, fs.ErrNotExist) {
-		return &statisticsFile{Format: statisticsFormat}, nil
+	if !errors.Is(err, fs.ErrNotExist) {
+		return s, err
 	}
-	return s, err
+	if _, noFolder := os.Stat(filepath.Dir(path)); noFolder != nil {
+		return nil, err
+	}
+	return &statisticsFile{Format: statisticsFormat}, nil
 }
 
 // statistics are read from a file where that is asked for and it has them, and collected otherwise.

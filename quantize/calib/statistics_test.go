@@ -70,6 +70,10 @@ func TestStatisticsFile(t *testing.T) {
 	_, err = readStatistics(filepath.Join(dir, "none"))
 	require.ErrorIs(t, err, os.ErrNotExist)
 	require.Error(t, s.write(filepath.Join(dir, "none", "x")))
+	_, _, err = Plan(t.Context(), newToy(), q, samples, Options{Statistics: filepath.Join(dir, "none", "x"), Progress: func(Progress) {
+		t.Fatal("the model is run, and there is no folder for what is found")
+	}})
+	require.ErrorIs(t, err, os.ErrNotExist)
 }
 
 // What a smoother is shown out of a file must be what it was shown when the file was written, whether the file holds what AWQ
