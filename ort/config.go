@@ -46,6 +46,8 @@ type SessionConfig struct {
 	// reads all of them, is a tenth faster and more. Activations are then taken as with NoArena. For sessions on the
 	// CPU; elsewhere it does nothing.
 	HugePages bool
+	// RecordAssignment keeps which execution provider was given which nodes, for Session.Assignments.
+	RecordAssignment bool
 	// ConfigEntries are further settings, with the keys of ONNX Runtime's
 	// onnxruntime_session_options_config_keys.h. They win over the fields above, and over the one setting that is made
 	// here: on x86 CPUs without VNNI instructions session.x64quantprecision is 1. Their fastest instructions for products
@@ -90,6 +92,7 @@ const (
 	keyOptimizers    = "optimization.disable_specified_optimizers"
 	keyExactIntegers = "session.x64quantprecision"
 	keyAllocators    = "session.use_env_allocators"
+	keyAssignment    = "session.record_ep_graph_assignment_info"
 )
 
 // validate reports all that is wrong with c, at once.
@@ -199,6 +202,9 @@ func (c *SessionConfig) entries() map[string]string {
 		entries[keySpinning] = "1"
 	case SpinOff:
 		entries[keySpinning] = "0"
+	}
+	if c.RecordAssignment {
+		entries[keyAssignment] = "1"
 	}
 	if len(c.DisabledOptimizers) > 0 {
 		entries[keyOptimizers] = strings.Join(c.DisabledOptimizers, ";")

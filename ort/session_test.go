@@ -287,6 +287,19 @@ func TestHugePages(t *testing.T) {
 	require.Equal(t, before, capi.HugePageBytes())
 }
 
+func TestAssignments(t *testing.T) {
+	s := open(t, "add", ort.SessionConfig{RecordAssignment: true, Providers: []ort.Provider{{Name: "CPUExecutionProvider"}}})
+	all, err := s.Assignments()
+	require.NoError(t, err)
+	require.Equal(t, []ort.Assignment{{Provider: "CPUExecutionProvider", Nodes: 1, Operators: map[string]int{"Add": 1}}}, all)
+	require.Equal(t, "CPUExecutionProvider: 1 Add", all[0].String())
+	s.Close()
+	_, err = s.Assignments()
+	requireError(t, err, ort.ErrClosed, "session")
+	_, err = open(t, "add", ort.SessionConfig{}).Assignments()
+	require.Error(t, err, "it was not recorded")
+}
+
 func TestProfile(t *testing.T) {
 	s := open(t, "add", ort.SessionConfig{ProfilePrefix: filepath.Join(t.TempDir(), "profile")})
 	x := floats(t, []float32{1, 2, 3, 4}, 1, 4)

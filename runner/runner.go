@@ -148,8 +148,10 @@ type Info struct {
 	PrefixCache   int64  // bytes for prompts that may be used again; 0: none
 	Threads       int
 	ORTVersion    string // ONNX Runtime's version
-	StopTokens    []int32
-	Sampling      sample.Params // the model's own recommendation
+	// Assignments are what the execution providers run of the graph, that with most nodes first.
+	Assignments []ort.Assignment
+	StopTokens  []int32
+	Sampling    sample.Params // the model's own recommendation
 
 	kvBytes int64 // of the KV cache, for one token
 }
@@ -300,6 +302,9 @@ func (r *Runner) loadGraph(ctx context.Context, file string, o Options) error {
 	}
 	r.setContext(o.MaxContext)
 	r.describe(conf.Threads)
+	if r.info.Assignments, err = r.session.Assignments(); err != nil {
+		return wrap(err)
+	}
 	return wrap(ctx.Err())
 }
 
@@ -312,6 +317,8 @@ func SessionConfig(o Options) ort.SessionConfig {
 		// and keeping it costs time and memory at each token.
 		NoMemPattern: true,
 		HugePages:    !o.SmallPages,
+
+		RecordAssignment: true,
 		// Weights are put into the form that kernels want on all threads, rather than on one.
 		ConfigEntries: map[string]string{"session.prepack.enable_parallel": "1"},
 	}

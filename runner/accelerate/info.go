@@ -20,6 +20,8 @@ import (
 type Info struct {
 	Model   ModelInfo `json:"model"`
 	Options []Outcome `json:"options"`
+	// Providers are what ONNX Runtime's execution providers run of the graph.
+	Providers []ort.Assignment `json:"providers"`
 	// Operators of the graph that stand for several of ONNX's basic ones.
 	Fused        []inspect.Operator     `json:"fused_operators"`
 	Quantization []inspect.Quantization `json:"quantization"`
@@ -83,7 +85,7 @@ func (p *Prepared) describe(r *runner.Runner) (*Info, error) {
 			File: p.File, Name: modelName(p.File), Parameters: summary.Parameters, Layers: open.Layers, KVHeads: open.KVHeads, HeadDim: open.HeadDim,
 			Vocabulary: open.Vocabulary, Context: open.ContextLength, Nodes: summary.Nodes, ORTVersion: ort.Version(), Library: ort.LibraryPath(),
 		},
-		Fused: summary.Fusions, Quantization: summary.Quantization, BitsPerWeight: summary.BitsPerWeight,
+		Providers: open.Assignments, Fused: summary.Fusions, Quantization: summary.Quantization, BitsPerWeight: summary.BitsPerWeight,
 		Memory: Memory{Estimate: p.estimate(m, summary), Measured: measureMemory()},
 	}
 	for _, describe := range []func(*description) Outcome{
@@ -138,15 +140,40 @@ func (d *description) count(operators ...string) (n int) {
 }
 
 func (d *description) device() Outcome {
-	o := Outcome{Option: "device", Requested: string(d.c.Device), Applied: string(d.p.Device), Fact: "CPUExecutionProvider"}
-	if len(d.p.Options.Providers) > 0 {
-		provider := d.p.Options.Providers[0]
-		o.Fact = "execution provider " + provider.Name
-		for _, k := range slices.Sorted(maps.Keys(provider.Options)) {
-			o.Fact += fmt.Sprintf(" %s=%s", k, provider.Options[k])
-		}
+	o := Outcome{Option: "device", Requested: string(d.c.Device), Applied: string(d.p.Device), Fact: assigned(d.runner.Assignments)}
+	if len(d.p.Options.Providers) == 0 {
+		return o
+	}
+	provider := d.p.Options.Providers[0]
+	for _, k := range slices.Sorted(maps.Keys(provider.Options)) {
+		o.Fact += fmt.Sprintf("; %s=%s", k, provider.Options[k])
+	}
+	elsewhere := func(a ort.Assignment) bool { return a.Provider != cpuProvider }
+	if provider.Name != cpuProvider && !slices.ContainsFunc(d.runner.Assignments, elsewhere) {
+		o.Reason = fmt.Sprintf("%s takes no node of this graph: all run on the CPU", provider.Name)
 	}
 	return o
+}
+
+// cpuProvider is ONNX Runtime's name of what runs the nodes that no other provider takes.
+const cpuProvider = "CPUExecutionProvider"
+
+// assigned says how many nodes each provider runs, and which the CPU was left with beside another.
+func assigned(all []ort.Assignment) string {
+	total := 0
+	for _, a := range all {
+		total += a.Nodes
+	}
+	var parts []string
+	for _, a := range all {
+		part := fmt.Sprintf("%d of %d nodes on %s", a.Nodes, total, a.Provider)
+		if a.Provider == cpuProvider && len(all) > 1 {
+			_, operators, _ := strings.Cut(a.String(), ": ")
+			part += " (" + operators + ")"
+		}
+		parts = append(parts, part)
+	}
+	return strings.Join(parts, ", ")
 }
 
 func (d *description) threads() Outcome {

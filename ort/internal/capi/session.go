@@ -95,6 +95,41 @@ func readShape(info *C.OrtTensorTypeAndShapeInfo) (dtype int, shape []int64, sym
 	return int(typ), shape, goStrings(names), nil
 }
 
+// AssignedNode is a node, and the execution provider that runs it.
+type AssignedNode struct{ Provider, Domain, Operator string }
+
+// AssignedNodes returns the nodes of s, if it was created with session.record_ep_graph_assignment_info.
+func AssignedNodes(s *Session) (all []AssignedNode, err error) {
+	var (
+		subgraphs **C.OrtEpAssignedSubgraph
+		count     C.size_t
+	)
+	if err := take(C.capi_session_assigned(s, &subgraphs, &count)); err != nil {
+		return nil, err
+	}
+	for _, g := range unsafe.Slice(subgraphs, count) {
+		var (
+			provider *C.char
+			nodes    **C.OrtEpAssignedNode
+			size     C.size_t
+		)
+		if err := take(C.capi_assigned_provider(g, &provider)); err != nil {
+			return nil, err
+		}
+		if err := take(C.capi_assigned_nodes(g, &nodes, &size)); err != nil {
+			return nil, err
+		}
+		for _, n := range unsafe.Slice(nodes, size) {
+			var domain, operator *C.char
+			if err := take(C.capi_assigned_operator(n, &domain, &operator)); err != nil {
+				return nil, err
+			}
+			all = append(all, AssignedNode{C.GoString(provider), C.GoString(domain), C.GoString(operator)})
+		}
+	}
+	return all, nil
+}
+
 // EndProfiling stops the profile of s and returns the file it lies in.
 func EndProfiling(s *Session) (string, error) {
 	allocator, err := DefaultAllocator()

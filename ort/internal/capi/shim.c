@@ -150,6 +150,23 @@ OrtStatus *capi_session_end_profiling(OrtSession *session, OrtAllocator *allocat
   return api->SessionEndProfiling(session, allocator, out);
 }
 
+OrtStatus *capi_session_assigned(const OrtSession *session, const OrtEpAssignedSubgraph *const **out, size_t *count) {
+  return api->Session_GetEpGraphAssignmentInfo(session, out, count);
+}
+
+OrtStatus *capi_assigned_provider(const OrtEpAssignedSubgraph *subgraph, const char **out) {
+  return api->EpAssignedSubgraph_GetEpName(subgraph, out);
+}
+
+OrtStatus *capi_assigned_nodes(const OrtEpAssignedSubgraph *subgraph, const OrtEpAssignedNode *const **out, size_t *count) {
+  return api->EpAssignedSubgraph_GetNodes(subgraph, out, count);
+}
+
+OrtStatus *capi_assigned_operator(const OrtEpAssignedNode *node, const char **domain, const char **type) {
+  OrtStatus *status = api->EpAssignedNode_GetDomain(node, domain);
+  return status ? status : api->EpAssignedNode_GetOperatorType(node, type);
+}
+
 OrtStatus *capi_session_run(OrtSession *session, const OrtRunOptions *options,
                             char **input_names, OrtValue **inputs, size_t input_count,
                             char **output_names, size_t output_count, OrtValue **outputs) {

@@ -51,6 +51,11 @@ OrtStatus *capi_session_count(const OrtSession *session, int list, size_t *count
 OrtStatus *capi_session_name(const OrtSession *session, int list, size_t i, OrtAllocator *allocator, char **out);
 OrtStatus *capi_session_type(const OrtSession *session, int list, size_t i, OrtTypeInfo **out);
 OrtStatus *capi_session_end_profiling(OrtSession *session, OrtAllocator *allocator, char **out);
+// What the session's execution providers were given: subgraphs, each of one provider, and their nodes. All belongs to the session.
+OrtStatus *capi_session_assigned(const OrtSession *session, const OrtEpAssignedSubgraph *const **out, size_t *count);
+OrtStatus *capi_assigned_provider(const OrtEpAssignedSubgraph *subgraph, const char **out);
+OrtStatus *capi_assigned_nodes(const OrtEpAssignedSubgraph *subgraph, const OrtEpAssignedNode *const **out, size_t *count);
+OrtStatus *capi_assigned_operator(const OrtEpAssignedNode *node, const char **domain, const char **type);
 OrtStatus *capi_session_run(OrtSession *session, const OrtRunOptions *options,
                             char **input_names, OrtValue **inputs, size_t input_count,
                             char **output_names, size_t output_count, OrtValue **outputs);
