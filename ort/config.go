@@ -73,6 +73,7 @@ const (
 	SpinDefault Spin = iota // as ONNX Runtime has it
 	SpinOn                  // in a loop
 	SpinOff                 // asleep
+	SpinInRun               // in a loop while a run is under way, asleep between runs: for sessions that take turns
 )
 
 // Optimization is a level of graph optimization.
@@ -89,6 +90,7 @@ const (
 // Keys of onnxruntime_session_options_config_keys.h.
 const (
 	keySpinning      = "session.intra_op.allow_spinning"
+	keySpinningEnds  = "session.force_spinning_stop"
 	keyOptimizers    = "optimization.disable_specified_optimizers"
 	keyExactIntegers = "session.x64quantprecision"
 	keyAllocators    = "session.use_env_allocators"
@@ -105,7 +107,7 @@ func (c *SessionConfig) validate() error {
 	}
 	fault(c.Threads < 0, "Threads is %d, want 0 or more", c.Threads)
 	fault(c.InterOpThreads < 0, "InterOpThreads is %d, want 0 or more", c.InterOpThreads)
-	fault(c.Spin < SpinDefault || c.Spin > SpinOff, "Spin is %d", c.Spin)
+	fault(c.Spin < SpinDefault || c.Spin > SpinInRun, "Spin is %d", c.Spin)
 	fault(c.Optimization < OptimizeAll || c.Optimization > OptimizeExtended, "Optimization is %d", c.Optimization)
 	fault(hasZero(c.OptimizedModelPath), "OptimizedModelPath holds a zero byte")
 	fault(hasZero(c.ProfilePrefix), "ProfilePrefix holds a zero byte")
@@ -202,6 +204,8 @@ func (c *SessionConfig) entries() map[string]string {
 		entries[keySpinning] = "1"
 	case SpinOff:
 		entries[keySpinning] = "0"
+	case SpinInRun:
+		entries[keySpinningEnds] = "1"
 	}
 	if c.RecordAssignment {
 		entries[keyAssignment] = "1"

@@ -249,6 +249,7 @@ func TestOtherFieldsAreTaken(t *testing.T) {
 		"threads":   {Threads: 2, InterOpThreads: 2},
 		"no spin":   {Spin: ort.SpinOff},
 		"spin":      {Spin: ort.SpinOn},
+		"in a run":  {Spin: ort.SpinInRun},
 		"no arena":  {NoArena: true, NoMemPattern: true},
 		"extended":  {Optimization: ort.OptimizeExtended},
 		"an entry":  {ConfigEntries: map[string]string{"session.set_denormal_as_zero": "1"}},

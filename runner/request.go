@@ -80,7 +80,8 @@ type Request struct {
 	// DefaultSpeculation is a good number, 64 the largest.
 	Speculate int
 	// Draft guesses for Speculate: a smaller model with the same tokenizer, not to be closed before the generation
-	// ends. Nil: guesses are what followed the last tokens where they stood before.
+	// ends. Open both with Options.Spin ort.SpinInRun: threads of the one that spin take the other's cores. Nil:
+	// guesses are what followed the last tokens where they stood before.
 	Draft *Runner
 	// Shift goes on where the context ends, up to MaxTokens: the older half of the tokens behind the first Keep of
 	// the prompt goes, and what is left is run again. Without, the answer ends there.

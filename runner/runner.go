@@ -62,7 +62,8 @@ type Options struct {
 	// which the session then loads in its place, without optimising again. Names, configuration and tokenizer
 	// still come from the model itself.
 	OptimizedModel string
-	// Spin says how idle threads wait; see ort.SessionConfig.
+	// Spin says how idle threads wait; see ort.SessionConfig. Default: ONNX Runtime's; with Slots, ort.SpinInRun,
+	// which leaves the cores between runs to those who choose tokens. A model and its Request.Draft want that too.
 	Spin ort.Spin
 	// NoArena gives memory of activations back to the system after each run; see ort.SessionConfig.
 	NoArena bool
@@ -324,6 +325,9 @@ func SessionConfig(o Options) ort.SessionConfig {
 	}
 	if o.OptimizedModel != "" {
 		c.Optimization = ort.OptimizeNone
+	}
+	if o.Slots > 0 && o.Spin == ort.SpinDefault {
+		c.Spin = ort.SpinInRun
 	}
 	maps.Copy(c.ConfigEntries, o.ConfigEntries)
 	return c

@@ -100,8 +100,9 @@ func newScheduler(r *Runner, places, limit int) *scheduler {
 
 // BatchStats counts the common steps of generations that share runs; see [Options.Slots].
 type BatchStats struct {
-	Steps  int64 // runs in which each of some generations got a token
-	Tokens int64 // that they got: over Steps, the rows of a step
+	Steps  int64         // runs in which each of some generations got a token
+	Tokens int64         // that they got: over Steps, the rows of a step
+	Time   time.Duration // of those runs
 }
 
 // BatchStats tells how full the batch was up to now. Without Options.Slots it is zero.
@@ -591,8 +592,8 @@ func (s *scheduler) release() {
 // runBatch runs the common step of those who wait for a token.
 func (s *scheduler) runBatch() {
 	rows, err := s.gather()
+	begin := time.Now()
 	if err == nil && rows != nil {
-		begin := time.Now()
 		err = s.unlocked(func() error {
 			if err := s.batch.binding.Run(s.batch.control); err != nil {
 				return wrap(err)
@@ -604,8 +605,8 @@ func (s *scheduler) runBatch() {
 			}
 			return nil
 		})
-		s.grace = time.Since(begin) / 4
 	}
+	took := time.Since(begin)
 	for i, t := range s.owners {
 		if t == nil || !t.job.decode || rows != nil && !t.job.running { // who came during the run has the next
 			continue
@@ -618,6 +619,8 @@ func (s *scheduler) runBatch() {
 	}
 	if err == nil && rows != nil {
 		s.stats.Steps++
+		s.stats.Time += took
+		s.grace = took / 4
 	}
 	s.patience = time.Now().Add(s.grace)
 }

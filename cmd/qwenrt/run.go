@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"io"
 	"iter"
+	"maps"
 	"os"
 	"slices"
 	"strings"
@@ -13,6 +14,7 @@ import (
 	"github.com/urfave/cli/v2"
 	"golang.org/x/term"
 
+	"github.com/qwenrt/qwenrt/ort"
 	"github.com/qwenrt/qwenrt/runner"
 	"github.com/qwenrt/qwenrt/runner/chat"
 )
@@ -132,7 +134,7 @@ func (p *program) answer(c *cli.Context) error {
 		return err
 	}
 	if draft := c.String("draft"); draft != "" {
-		if request.Draft, err = runner.Open(c.Context, draft, runner.Options{Threads: c.Int("threads")}); err != nil {
+		if request.Draft, err = runner.Open(c.Context, draft, runner.Options{Threads: c.Int("threads"), Spin: ort.SpinInRun}); err != nil {
 			return fmt.Errorf("--draft: %w", err)
 		}
 		defer request.Draft.Close()
@@ -156,6 +158,13 @@ func (p *program) runner(c *cli.Context, arg string, m mode) (r *runner.Runner, 
 	}
 	if m != single || conf.Slots > 1 {
 		conf.PrefixCache = cmp.Or(conf.PrefixCache, prefixMemory)
+	}
+	if c.String("draft") != "" && conf.Spin == nil { // or threads that spin would take the cores that the draft model wants
+		conf.SessionEntries = maps.Clone(conf.SessionEntries)
+		if conf.SessionEntries == nil {
+			conf.SessionEntries = map[string]string{}
+		}
+		conf.SessionEntries["session.force_spinning_stop"] = "1"
 	}
 	model, err := p.openAs(c, arg, conf)
 	if err != nil {

@@ -1,20 +1,26 @@
 // Command serving measures what the prefix cache and speculation are worth on a model folder:
 //
 //	go run ./scripts/serving MODEL_DIR
+//	go run ./scripts/serving -draft DRAFT_DIR -text FILE MODEL_DIR
 //
-// It prints the time to the first token of a prompt of which nine tenths are known, and the speed of an answer that
-// copies. That answer is given: each token is taken from a text instead of from the logits, so that any weights will
-// do. What slots are worth, qwenrt bench --concurrency tells.
+// It prints the speed of one generation and of eight at once, as a whole and in the common steps alone; the time to the
+// first token of a prompt of which nine tenths are known; and the speed of an answer that copies. That answer is given: each token is taken from a text instead of from the logits, so that any weights will
+// do. With -draft it prints instead how many guesses of a smaller model are right in greedy answers to pieces of a text,
+// and the speed; without a text, prompts are random.
 package main
 
 import (
 	"context"
+	"errors"
 	"flag"
 	"fmt"
 	"math/rand/v2"
 	"os"
 	"slices"
+	"sync"
+	"time"
 
+	"github.com/qwenrt/qwenrt/ort"
 	"github.com/qwenrt/qwenrt/runner"
 	"github.com/qwenrt/qwenrt/runner/sample"
 )
@@ -31,6 +37,8 @@ func run() error {
 	rounds := flag.Int("rounds", 2, "rounds; the best counts")
 	prompt := flag.Int("p", 256, "tokens of a prompt")
 	answer := flag.Int("n", 128, "tokens of an answer")
+	draft := flag.String("draft", "", "model folder of a model that guesses")
+	text := flag.String("text", "", "file whose pieces are the prompts with -draft")
 	flag.Parse()
 	if flag.NArg() != 1 {
 		return fmt.Errorf("usage: serving [flags] MODEL_DIR")
@@ -41,7 +49,18 @@ func run() error {
 	}
 	defer r.Close()
 	m := measurement{r: r, prompt: *prompt, answer: *answer}
-	for _, part := range []func() error{m.prefix, m.copies} {
+	parts := []func() error{m.batches, m.prefix, m.copies}
+	if *draft != "" {
+		if m.draft, err = runner.Open(context.Background(), *draft, runner.Options{Threads: *threads, Spin: ort.SpinInRun}); err != nil {
+			return err
+		}
+		defer m.draft.Close()
+		if err := m.read(*text); err != nil {
+			return err
+		}
+		parts = []func() error{m.drafts}
+	}
+	for _, part := range parts {
 		for range *rounds {
 			if err := part(); err != nil {
 				return err
@@ -52,9 +71,62 @@ func run() error {
 }
 
 type measurement struct {
-	r              *runner.Runner
+	r, draft       *runner.Runner
 	prompt, answer int
 	seed           uint64
+	text           []int32 // nil: none
+}
+
+// pieces is how many prompts are answered with each number of guesses.
+const pieces = 4
+
+// read takes the prompts' text.
+func (m *measurement) read(file string) error {
+	if file == "" {
+		return nil
+	}
+	b, err := os.ReadFile(file)
+	if err != nil {
+		return err
+	}
+	tok, err := m.r.Tokenizer()
+	if err != nil {
+		return err
+	}
+	if m.text, err = tok.Encode(string(b)); err == nil && len(m.text) < pieces*m.prompt {
+		err = fmt.Errorf("%s has %d tokens, want %d prompts of %d", file, len(m.text), pieces, m.prompt)
+	}
+	return err
+}
+
+// drafts answers with and without a model that guesses.
+func (m *measurement) drafts() error {
+	prompts := make([][]int32, pieces)
+	for i := range prompts {
+		if prompts[i] = m.tokens(m.prompt); m.text != nil {
+			prompts[i] = m.text[i*len(m.text)/pieces:][:m.prompt]
+		}
+	}
+	for _, speculate := range []int{0, 1, 2, 4, 8} {
+		var drafted, accepted, tokens int
+		var decoding time.Duration
+		for _, prompt := range prompts {
+			q := m.request(prompt, m.answer)
+			if q.Speculate = speculate; speculate > 0 {
+				q.Draft = m.draft
+			}
+			_, res, err := m.r.Text(context.Background(), q)
+			if err != nil {
+				return err
+			}
+			drafted, accepted = drafted+res.DraftedTokens, accepted+res.AcceptedTokens
+			tokens += res.GeneratedTokens - 1
+			decoding += time.Duration(float64(res.GeneratedTokens-1) / res.TokensPerSecond * float64(time.Second))
+		}
+		fmt.Printf("%d guesses of a model at most: %.1f tokens/s, %d of %d right (%.0f %%)\n",
+			speculate, float64(tokens)/decoding.Seconds(), accepted, drafted, 100*float64(accepted)/float64(max(drafted, 1)))
+	}
+	return nil
 }
 
 // tokens are n that no prompt before had.
@@ -70,6 +142,29 @@ func (m *measurement) tokens(n int) []int32 {
 
 func (m *measurement) request(prompt []int32, n int) runner.Request {
 	return runner.Request{Tokens: prompt, MaxTokens: n, Sampling: &sample.Params{}, IgnoreEOS: true}
+}
+
+// batches answers one request, and eight at once.
+func (m *measurement) batches() error {
+	for _, n := range []int{1, 8} {
+		before, start := m.r.BatchStats(), time.Now()
+		errs := make([]error, n)
+		var all sync.WaitGroup
+		for i := range n {
+			q := m.request(m.tokens(m.prompt), m.answer)
+			all.Go(func() { _, _, errs[i] = m.r.Text(context.Background(), q) })
+		}
+		all.Wait()
+		if err := errors.Join(errs...); err != nil {
+			return err
+		}
+		wall, s := time.Since(start), m.r.BatchStats()
+		steps, tokens, took := s.Steps-before.Steps, s.Tokens-before.Tokens, s.Time-before.Time
+		fmt.Printf("%d at once: %.1f tokens/s in all; steps of %.1f rows took %.1f ms each, %.1f tokens/s\n",
+			n, float64(n*m.answer)/wall.Seconds(), float64(tokens)/float64(steps),
+			1000*took.Seconds()/float64(steps), float64(tokens)/took.Seconds())
+	}
+	return nil
 }
 
 // prefix compares a prompt with one that begins as it does.
