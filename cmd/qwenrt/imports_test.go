@@ -39,7 +39,7 @@ var rooms = map[string][]string{
 	"runner/accelerate":           {"graphopt/ir", "graphopt", "graphopt/passes", "quantize", "quantize/calib", "models", "ort", "runner"},
 	"cmd": {"graphopt/ir", "graphopt", "graphopt/passes", "quantize", "quantize/calib", "models", "models/tiny", "ort",
 		"runner", "runner/eval", "runner/bench", "runner/bench/stats", "runner/tune", "runner/accelerate"},
-	"scripts":             {"graphopt/ir", "graphopt", "graphopt/passes", "quantize", "models", "ort", "runner", "runner/bench/stats"},
+	"scripts":             {"graphopt/ir", "graphopt", "graphopt/passes", "quantize", "models", "ort", "runner", "runner/bench", "runner/bench/stats"},
 	"internal/reftest":    {"graphopt/ir", "models", "ort"},
 	"internal/atomicfile": {},
 }
