@@ -76,6 +76,7 @@ var gatedMetrics = []gated{
 	{gate.Metric{Name: "traffic", Unit: "bytes", Better: gate.Lower}, "1%", "that they read and write", "counts"},
 	{gate.Metric{Name: "bytes", Unit: "bytes", Better: gate.Lower}, "1%", "of the model", "counts"},
 	{gate.Metric{Name: "allocs", Unit: "allocations", Better: gate.Lower}, "0", "in a decode step", "counts"},
+	{gate.Metric{Name: "instructions", Unit: "instructions", Better: gate.Lower, Machine: true}, "1%", "in a decode step on one thread", "instructions"},
 	{gate.Metric{Name: "hash", Better: gate.Equal}, "0", "of the model's files", "hash"},
 	{gate.Metric{Name: "memory", Unit: "bytes", Better: gate.Lower, Machine: true}, "10%", "peak of a process that runs the tests once", "memory"},
 	{gate.Metric{Name: "ppl", Better: gate.Lower}, "0.5%", "perplexity on --text", "accuracy"},
@@ -279,6 +280,8 @@ func (j *gateJob) measure() error {
 			j.add(gate.Compare(m.Metric, old[m.Name], value, j.limits[m.Name]))
 		case measured:
 			j.compareWithBaseline(m.Metric, value)
+		default:
+			j.add(gate.Absent(m.Metric, gate.Value{Absent: true}, j.limits[m.Name], bench.ErrNoCounter.Error()))
 		}
 		if err != nil {
 			return err
@@ -321,6 +324,14 @@ func (j *gateJob) values(path string, threads int) (map[string]gate.Value, error
 		values["nodes"], values["kernels"] = gate.Value{Number: float64(n.Nodes)}, gate.Value{Number: float64(n.Kernels)}
 		values["traffic"], values["bytes"] = gate.Value{Number: float64(n.Traffic)}, gate.Value{Number: float64(n.Bytes)}
 		values["allocs"] = gate.Value{Number: n.Allocs}
+	}
+	if groups["instructions"] {
+		switch n, err := bench.Instructions(j.c.Context, path, runner.Options{}, 0); {
+		case err == nil:
+			values["instructions"] = gate.Value{Number: n}
+		case !errors.Is(err, bench.ErrNoCounter):
+			return nil, err
+		}
 	}
 	if groups["hash"] {
 		m, err := bench.Describe(path)

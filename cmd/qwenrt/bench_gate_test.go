@@ -84,6 +84,18 @@ func TestBenchGateSpeed(t *testing.T) {
 	require.Equal(t, exitUnsure, r.code, "%s%s", r.stderr, r.stdout)
 }
 
+// TestBenchGateInstructions takes both answers of a machine: virtual ones often have no counter.
+func TestBenchGateInstructions(t *testing.T) {
+	need(t)
+	ownHome(t)
+	r := qwenrt(t, "bench", "gate", tiny.Name, "--against", tiny.Name, "--metric", "instructions")
+	if r.code == exitUnsure {
+		require.Contains(t, r.stdout, "| instructions |  |  | instructions |  | 1 % | noisy: the machine does not count instructions |")
+		return
+	}
+	require.Equal(t, exitOK, r.code, "%s%s", r.stderr, r.stdout)
+}
+
 func TestBenchGateErrors(t *testing.T) {
 	broken := filepath.Join(t.TempDir(), "broken.json")
 	require.NoError(t, os.WriteFile(broken, []byte("{"), 0o666))

@@ -113,7 +113,7 @@ func (s *Subject) measure(ctx context.Context, b *trial, t Test, c Config, e Eve
 	if c.NoWarmup {
 		first = 1
 	}
-	times := make([]time.Duration, c.Repetitions)
+	times, meter, joules := make([]time.Duration, c.Repetitions), newEnergyMeter(powercap), 0.0
 	for i := first; i <= c.Repetitions; i++ {
 		if e.Repetition != nil {
 			e.Repetition(t, i, c.Repetitions)
@@ -124,9 +124,17 @@ func (s *Subject) measure(ctx context.Context, b *trial, t Test, c Config, e Eve
 			}
 			continue
 		}
-		var err error
+		err := b.at(t.Depth)
+		if err != nil {
+			return r, err
+		}
+		meter.read()
 		if times[i-1], err = b.run(ctx, t); err != nil {
 			return r, err
+		}
+		if spent, known := meter.read(); known {
+			joules += spent
+			r.EnergyJ = &joules
 		}
 	}
 	r.setSamples(times)

@@ -2,6 +2,7 @@ package bench
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"runtime"
 
@@ -18,7 +19,7 @@ type Counts struct {
 	Allocs  float64 `json:"allocs"`  // on Go's heap, in a decode step
 }
 
-// countSteps is the number of decode steps whose allocations are counted.
+// countSteps is the number of decode steps whose costs are counted.
 const countSteps = 64
 
 // Count counts what the model at path takes for a decode step behind depth tokens of context.
@@ -55,31 +56,64 @@ func nodes(file string) (int, error) {
 
 // stepAllocs rounds down: what other goroutines allocate meanwhile is no part of a step.
 func stepAllocs(ctx context.Context, path string, o runner.Options, depth int) (allocs float64, err error) {
+	err = steps(ctx, path, o, depth, func(n int, run func() error) error {
+		var before, after runtime.MemStats
+		runtime.ReadMemStats(&before)
+		err := run()
+		runtime.ReadMemStats(&after)
+		allocs = float64((after.Mallocs - before.Mallocs) / uint64(n))
+		return err
+	})
+	return allocs, err
+}
+
+// ErrNoCounter means that the machine, or what it lets a process do, has no such counter.
+var ErrNoCounter = errors.New("the machine does not count instructions")
+
+// Instructions counts the CPU's instructions in a decode step behind depth tokens of context, on one thread: several wait for each
+// other in loops, which are instructions too. They depend on the kind of CPU, for which kernels differ, and on nothing else that
+// shows. o.Threads is ignored.
+//
+// Errors: ErrNoCounter, and as for Run.
+func Instructions(ctx context.Context, path string, o runner.Options, depth int) (perStep float64, err error) {
+	runtime.LockOSThread() // on which they are counted
+	defer runtime.UnlockOSThread()
+	o.Threads = 1
+	err = steps(ctx, path, o, depth, func(n int, run func() error) error {
+		count, err := hardwareInstructions.count(run)
+		perStep = float64(count) / float64(n)
+		return err
+	})
+	if err != nil {
+		return 0, fmt.Errorf("bench: count: %w", err)
+	}
+	return perStep, nil
+}
+
+// steps opens a model, warms it up, and has measure run n decode steps.
+func steps(ctx context.Context, path string, o runner.Options, depth int, measure func(n int, run func() error) error) error {
 	r, err := runner.Open(ctx, path, o)
 	if err != nil {
-		return 0, err
+		return err
 	}
 	defer r.Close()
 	b, err := newTrial(ctx, r, 0)
 	if err != nil {
-		return 0, err
+		return err
 	}
 	defer b.close()
 	t := Test{Gen: min(countSteps, r.Info().ContextLength-depth), Depth: depth}
 	if t.Gen < 1 {
-		return 0, fmt.Errorf("%w: no room behind %d tokens", runner.ErrContext, depth)
+		return fmt.Errorf("%w: no room behind %d tokens", runner.ErrContext, depth)
 	}
 	if err := b.seq.Reserve(depth + t.Gen); err != nil {
-		return 0, err
+		return err
 	}
 	if _, err := b.run(ctx, Test{Gen: 1, Depth: depth}); err != nil { // binds what a step needs
-		return 0, err
+		return err
 	}
-	var before, after runtime.MemStats
-	runtime.ReadMemStats(&before)
-	if _, err := b.run(ctx, t); err != nil {
-		return 0, err
-	}
-	runtime.ReadMemStats(&after)
-	return float64((after.Mallocs - before.Mallocs) / uint64(t.Gen)), nil
+	return measure(t.Gen, func() error {
+		_, err := b.run(ctx, t)
+		return err
+	})
 }

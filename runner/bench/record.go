@@ -54,6 +54,9 @@ type Record struct {
 	RSSAnon       int64   `json:"rss_anon"`   // RssAnon at the end of the test: without mapped files; 0: not known
 	KVBytes       int64   `json:"kv_bytes"`   // of the KV cache at the end of the test; tests of one depth share it
 
+	// EnergyJ is what the CPU's packages took in all repetitions together, other processes included, in joules (RAPL); nil: not known.
+	EnergyJ *float64 `json:"energy_j"`
+
 	SamplesNS []int64   `json:"samples_ns"` // one a repetition, in order
 	SamplesTS []float64 `json:"samples_ts"`
 }

@@ -4,6 +4,7 @@ import (
 	"bytes"
 	"encoding/csv"
 	"encoding/json"
+	"slices"
 	"strings"
 	"testing"
 	"time"
@@ -101,6 +102,13 @@ func TestWriteMarkdown(t *testing.T) {
 qwenrt v1.0.0, ONNX Runtime 1.32.0; loaded in 0.50 s; peak memory 900 MB resident (VmHWM), 400 MB anonymous at the end (RssAnon)
 `, "\n"), write(t, Markdown, example()))
 	require.Empty(t, write(t, Markdown))
+
+	first := example()
+	first.EnergyJ = new(600.0) // three repetitions of 100 tokens
+	table := strings.Split(write(t, Markdown, first, example()), "\n")
+	require.True(t, strings.HasSuffix(table[0], "|  J/token |"), table[0])
+	require.True(t, strings.HasSuffix(table[2], "|        2 |"), table[2])
+	require.True(t, strings.HasSuffix(table[3], "|          |"), table[3])
 }
 
 // llamaFields are the names that readers of llama-bench's output look for.
@@ -133,6 +141,13 @@ func TestWriteCSV(t *testing.T) {
 	require.NotContains(t, rows[0], "samples_ts")
 	require.Contains(t, rows[1], `a "fast" CPU`)
 	require.Empty(t, write(t, CSV))
+
+	known := example()
+	known.EnergyJ = new(12.5)
+	rows, err = csv.NewReader(strings.NewReader(write(t, CSV, known, example()))).ReadAll()
+	require.NoError(t, err)
+	at := slices.Index(rows[0], "energy_j")
+	require.Equal(t, []string{"12.5", ""}, []string{rows[1][at], rows[2][at]}, "what is not known is empty")
 }
 
 // TestWriteGo holds to the format of golang.org/design/14313-benchmark-format: a line for each repetition, no blanks in names.

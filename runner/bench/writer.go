@@ -127,14 +127,20 @@ func (c *csvForm) record(r Record) error {
 
 func (c *csvForm) end() error { return nil }
 
-// columns gives the fields of r that are not lists.
+// columns gives the fields of r that are not lists; what is not known is empty.
 func columns(r Record) (names, values []string) {
 	v := reflect.ValueOf(r)
 	for f, field := range v.Fields() {
-		if field.Kind() != reflect.Slice {
-			names = append(names, f.Tag.Get("json"))
-			values = append(values, fmt.Sprint(field.Interface()))
+		text := ""
+		switch {
+		case field.Kind() == reflect.Slice:
+			continue
+		case field.Kind() != reflect.Pointer:
+			text = fmt.Sprint(field.Interface())
+		case !field.IsNil():
+			text = fmt.Sprint(field.Elem().Interface())
 		}
+		names, values = append(names, f.Tag.Get("json")), append(values, text)
 	}
 	return names, values
 }
@@ -162,16 +168,20 @@ func (g *goForm) end() error { return nil }
 
 // markdownForm is llama-bench's table.
 type markdownForm struct {
-	w    io.Writer
-	last *Record
+	w       io.Writer
+	columns []tableColumn
+	last    *Record
 }
 
-// tableColumns have llama-bench's names and widths; negative: aligned to the left.
-var tableColumns = []struct {
+// tableColumn is a column of the table; a negative width aligns it to the left.
+type tableColumn struct {
 	name  string
 	width int
 	value func(r *Record) string
-}{
+}
+
+// tableColumns have llama-bench's names and widths.
+var tableColumns = []tableColumn{
 	{"model", -30, func(r *Record) string { return r.ModelType }},
 	{"size", 10, func(r *Record) string { return binarySize(r.ModelSize) }},
 	{"params", 10, func(r *Record) string { return paramsText(r.ModelParams) }},
@@ -181,8 +191,20 @@ var tableColumns = []struct {
 	{"t/s", 20, func(r *Record) string { return fmt.Sprintf("%.2f ± %.2f", r.AvgTS, r.StddevTS) }},
 }
 
+// energyColumn follows them where the machine tells its energy.
+var energyColumn = tableColumn{"J/token", 8, func(r *Record) string {
+	if r.EnergyJ == nil {
+		return ""
+	}
+	return fmt.Sprintf("%.3g", *r.EnergyJ/float64(r.Test().tokens()*len(r.SamplesNS)))
+}}
+
 func (m *markdownForm) record(r Record) error {
 	if m.last == nil {
+		m.columns = tableColumns
+		if r.EnergyJ != nil {
+			m.columns = append(slices.Clone(tableColumns), energyColumn)
+		}
 		if err := m.header(); err != nil {
 			return err
 		}
@@ -190,7 +212,7 @@ func (m *markdownForm) record(r Record) error {
 	m.last = &r
 	var row strings.Builder
 	row.WriteString("|")
-	for _, c := range tableColumns {
+	for _, c := range m.columns {
 		fmt.Fprintf(&row, " %s |", pad(c.value(&r), c.width))
 	}
 	_, err := fmt.Fprintln(m.w, row.String())
@@ -199,7 +221,7 @@ func (m *markdownForm) record(r Record) error {
 
 func (m *markdownForm) header() error {
 	var names, rules strings.Builder
-	for _, c := range tableColumns {
+	for _, c := range m.columns {
 		fmt.Fprintf(&names, " %s |", pad(c.name, c.width))
 		end := ":" // aligned to the right
 		if c.width < 0 {

@@ -89,6 +89,32 @@ func report(t *testing.T) *Report {
 	}}
 }
 
+func TestValueString(t *testing.T) {
+	for want, v := range map[string]Value{
+		"6772528":      {Number: 6772528},
+		"-3":           {Number: -3},
+		"4.86541":      {Number: 4.865405605816468},
+		"1e+300":       {Number: 1e300},
+		"NaN":          {Number: math.NaN()},
+		"0123456789ab": {Text: "0123456789abcdef"},
+		"":             {Absent: true},
+	} {
+		require.Equal(t, want, v.String())
+	}
+}
+
+// TestEntryLeavesOut what JSON cannot say, and what was not measured.
+func TestEntryLeavesOut(t *testing.T) {
+	r := Report{Lines: []Line{
+		Compare(Metric{Name: "ppl"}, Value{Number: 1}, Value{Number: math.NaN()}, Limit{}),
+		Absent(Metric{Name: "instructions"}, Value{Absent: true}, Limit{}, "no counter"),
+		Compare(Metric{Name: "nodes"}, Value{Number: 1}, Value{Number: 2}, Limit{}),
+	}}
+	e := r.Entry(time.Now(), "")
+	require.Equal(t, map[string]float64{"nodes": 2}, e.Values)
+	require.NoError(t, e.Write(new(bytes.Buffer)))
+}
+
 func TestVerdict(t *testing.T) {
 	r := report(t)
 	require.Equal(t, Regression, r.Verdict(), "the worst line decides")

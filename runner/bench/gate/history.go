@@ -27,7 +27,7 @@ type Entry struct {
 func (r *Report) Entry(at time.Time, label string) Entry {
 	e := Entry{Time: at.UTC().Truncate(time.Second), Label: label, Machine: r.Machine, Verdict: r.Verdict(), Values: map[string]float64{}}
 	for _, l := range r.Lines {
-		if l.New.Text == "" {
+		if known := l.New.Text == "" && !l.New.Absent; known && !math.IsNaN(l.New.Number) && !math.IsInf(l.New.Number, 0) { // JSON has neither
 			e.Values[l.Metric.Name] = l.New.Number
 		}
 		if l.Ratio != nil {

@@ -80,11 +80,17 @@ type Value struct {
 	Number float64   `json:"value"`
 	Text   string    `json:"text,omitempty"`
 	Times  []float64 `json:"times_ns,omitempty"` // of the repetitions behind a speed
+	Absent bool      `json:"-"`                  // it could not be measured
 }
 
 func (v Value) String() string {
-	if v.Text != "" {
+	switch {
+	case v.Absent:
+		return ""
+	case v.Text != "":
 		return v.Text[:min(len(v.Text), 12)] // enough of a hash to see the difference
+	case v.Number == math.Trunc(v.Number) && math.Abs(v.Number) < 1<<53: // a count
+		return strconv.FormatFloat(v.Number, 'f', 0, 64)
 	}
 	return strconv.FormatFloat(v.Number, 'g', 6, 64)
 }

@@ -1,0 +1,10 @@
+//go:build !linux
+
+package bench
+
+// hardwareInstructions cannot be counted here.
+var hardwareInstructions perfEvent
+
+type perfEvent struct{}
+
+func (perfEvent) count(func() error) (uint64, error) { return 0, ErrNoCounter }
