@@ -55,7 +55,7 @@ type loop struct {
 	idsIn    *ort.Slot
 	maskIn   *ort.Slot
 	capacity int
-	filled   int // tokens in the cache
+	filled   int // tokens in the cache, for which attention_mask is bound
 	bound    int // tokens that input_ids is bound for
 	random   *rand.Rand
 	tokens   []int64 // of the test
@@ -168,10 +168,12 @@ func (l *loop) step(past int, tokens []int64) error {
 		l.bound = n
 	}
 	copy(ort.Data[int64](l.ids), tokens)
-	if err := errors.Join(l.mask.Reshape(1, int64(past+n)), l.maskIn.Set(l.mask)); err != nil {
-		return err
+	if total := past + n; total != l.filled {
+		if err := errors.Join(l.mask.Reshape(1, int64(total)), l.maskIn.Set(l.mask)); err != nil {
+			return err
+		}
+		l.filled = total
 	}
-	l.filled = past + n
 	return l.binding.Run(nil)
 }
 

@@ -1,15 +1,17 @@
 #!/usr/bin/env python3
-"""Build one checkpoint with qwenrt and with onnxruntime-genai and measure both in turn; print markdown tables.
+"""Build one checkpoint with qwenrt and with other runtimes and measure all in turn; print markdown tables.
 
     make build
     go run ./scripts/randomqwen -size 0.6B -o qwen3-0.6b-random
-    python3 -m venv venv && venv/bin/pip install -r scripts/peers/requirements.txt
-    venv/bin/python scripts/peers/compare.py qwen3-0.6b-random --work compare [--rounds 5]
+    python3 -m venv genai && genai/bin/pip install -r scripts/peers/requirements.txt
+    python3 -m venv openvino && openvino/bin/pip install -r scripts/peers/requirements-openvino.txt
+    python3 scripts/peers/compare.py qwen3-0.6b-random --work compare --genai genai/bin/python --openvino openvino/bin/python
 
 A round starts each of the models once, in a process of its own, and times prefill and decode there; every other
-round goes through them backwards. So a machine that slows down or warms up meets both sides alike. Shown is the
+round goes through them backwards. So a machine that slows down or warms up meets all sides alike. Shown is the
 median over the rounds, and for the ratios the median of each round's own ratio: the two sides of a ratio were
-measured within a minute of each other. --keep-genai saves the time to build its models again; qwenrt always builds.
+measured within a minute of each other. --keep saves the time to build the others' models again; qwenrt always builds.
+A runtime whose Python is not given is left out.
 """
 
 import argparse
@@ -24,7 +26,7 @@ import tempfile
 
 HERE = pathlib.Path(__file__).resolve().parent
 MB = 1e6
-GENAI = "onnxruntime-genai"
+OURS = "qwenrt"
 
 
 class Meter:
@@ -55,7 +57,7 @@ class Contender:
 
     def build(self, keep):
         record = pathlib.Path(f"{self.folder}.cost.json")
-        if not (keep and record.exists()):
+        if not (keep and pathlib.Path(self.folder).exists()):
             shutil.rmtree(self.folder, ignore_errors=True)
             record.unlink(missing_ok=True)
             progress(f"building {self}")
@@ -63,8 +65,9 @@ class Contender:
             if status:
                 sys.exit(f"building {self} failed; try: {' '.join(self.build_command)}")
             record.write_text(json.dumps(cost) + "\n")
-        self.cost = json.loads(record.read_text())
-        self.size = sum(f.stat().st_size for f in pathlib.Path(self.folder).glob("model.onnx*"))
+        self.cost = json.loads(record.read_text()) if record.exists() else None
+        folder = pathlib.Path(self.folder)
+        self.size = sum(f.stat().st_size for f in [*folder.glob("model.onnx*"), *folder.glob("openvino_model.*")])
 
     def round(self):
         status, cost, output = self.measure(self.bench_command, stdout=subprocess.PIPE)
@@ -98,26 +101,17 @@ def contenders(a):
     if a.d:
         tests += ["-d", str(a.d)]
     meter = Meter(a.work)
-    genai = [sys.executable, str(HERE / "genai.py")]
+    peers = [("onnxruntime-genai", "genai", a.genai, "genai.py"), ("OpenVINO GenAI", "openvino", a.openvino, "ovgenai.py")]
     for block in a.block_size:
-        folder = str(a.work / f"genai-b{block}")
-        yield Contender(
-            meter,
-            GENAI,
-            block,
-            folder,
-            genai + ["build", a.model, "-o", folder, "--block-size", str(block)],
-            genai + ["bench", folder] + tests,
-        )
+        for name, folder, python, script in peers:
+            if not python:
+                continue
+            script, folder = [python, str(HERE / script)], str(a.work / f"{folder}-b{block}")
+            build = script + ["build", a.model, "-o", folder, "--block-size", str(block)]
+            yield Contender(meter, name, block, folder, build, script + ["bench", folder] + tests)
         folder = str(a.work / f"qwenrt-b{block}")
-        yield Contender(
-            meter,
-            "qwenrt",
-            block,
-            folder,
-            [a.qwenrt, "build", a.model, "-o", folder, "--precision", "int4", "--block-size", str(block)],
-            [a.qwenrt, "bench", folder, "-o", "json"] + tests,
-        )
+        build = [a.qwenrt, "build", a.model, "-o", folder, "--precision", "int4", "--block-size", str(block)]
+        yield Contender(meter, OURS, block, folder, build, [a.qwenrt, "bench", folder, "-o", "json"] + tests)
 
 
 def table(header, rows):
@@ -129,23 +123,20 @@ def table(header, rows):
 
 
 def report(a, all_):
-    """Speed, with each ratio of qwenrt to genai at the same block size and at genai's default; then build cost."""
-    genai = {c.block: c for c in all_ if c.name == GENAI}
-    default = genai.get(32)
+    """Speed, with the ratio of each of qwenrt's models to each of the others; then build cost."""
+    ours = [c for c in all_ if c.name == OURS]
     rows = []
     for c in all_:
-        ratios = []
-        for other in (genai[c.block], default):
-            mine = c.name == "qwenrt" and other is not None
-            ratios += [f"{c.ratio(other, k):.2f}x" if mine else "" for k in ("pp", "tg")]
+        ratios = [f"{o.ratio(c, 'pp'):.2f}x, {o.ratio(c, 'tg'):.2f}x" if c.name != OURS else "" for o in ours]
         load = f"{c.median('load_s'):.2f}" if all(r["load_s"] is not None for r in c.rounds) else ""
         memory = [f"{c.median(k) / MB:.0f}" for k in ("rss_anon_bytes", "vm_hwm_bytes")]
         rows.append([str(c), c.spread("pp"), c.spread("tg")] + ratios + [load] + memory)
     depth = f" at depth {a.d}" if a.d else ""
     print(f"{a.threads} threads, {a.rounds} rounds of {a.repetitions}; tokens/s: median (range of the rounds){depth}.\n")
     table(
-        ["model", f"pp{a.p}", f"tg{a.n}", f"pp{a.p} to genai, same block", f"tg{a.n} to genai, same block"]
-        + [f"pp{a.p} to genai, block 32", f"tg{a.n} to genai, block 32", "load s", "RssAnon MB", "VmHWM MB"],
+        ["model", f"pp{a.p}", f"tg{a.n}"]
+        + [f"qwenrt block {o.block} to it, pp, tg" for o in ours]
+        + ["load s", "RssAnon MB", "VmHWM MB"],
         rows,
     )
     table(
@@ -154,6 +145,7 @@ def report(a, all_):
             [str(c), f"{c.cost['wall_s']:.1f}", f"{c.cost['rss_anon_bytes'] / MB:.0f}"]
             + [f"{c.cost['vm_hwm_bytes'] / MB:.0f}", f"{c.size / MB:.0f}"]
             for c in all_
+            if c.cost
         ],
     )
 
@@ -162,7 +154,9 @@ def main():
     p = argparse.ArgumentParser(description=__doc__.split("\n")[0])
     p.add_argument("model", metavar="HF_DIR", help="Qwen3 checkpoint")
     p.add_argument("--work", type=pathlib.Path, required=True, help="folder for the built models")
-    p.add_argument("--keep-genai", action="store_true", help="use onnxruntime-genai's models of an earlier call, if any")
+    p.add_argument("--genai", metavar="PYTHON", help="Python that has onnxruntime-genai")
+    p.add_argument("--openvino", metavar="PYTHON", help="Python that has OpenVINO GenAI and optimum-intel")
+    p.add_argument("--keep", action="store_true", help="use the others' models of an earlier call, if any")
     p.add_argument("--qwenrt", default=os.path.join("bin", "qwenrt"), help="default: bin/qwenrt")
     p.add_argument("--block-size", type=int, nargs="+", default=[32, 128])
     p.add_argument("-p", type=int, default=512, help="tokens of the prefill")
@@ -175,7 +169,7 @@ def main():
     a.work.mkdir(parents=True, exist_ok=True)
     all_ = list(contenders(a))
     for c in all_:
-        c.build(keep=a.keep_genai and c.name == GENAI)
+        c.build(keep=a.keep and c.name != OURS)
     for i in range(a.rounds):
         for c in all_ if i % 2 == 0 else reversed(all_):
             progress(f"round {i + 1} of {a.rounds}: {c}")
