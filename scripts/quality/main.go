@@ -59,6 +59,14 @@ func ways() []way {
 		}
 		add("--target-bits %s --half-scales --algo gptq", bits)
 	}
+	for _, integers := range []string{"dynamic-int8", "static-int8"} {
+		for _, more := range []string{"", " --smoothquant weights", " --smoothquant off --least-snr 18", " --smoothquant off"} {
+			add("--precision %s%s", integers, more)
+		}
+	}
+	for _, more := range []string{"--range average", "--range percentile", "--range mse", "--range entropy", "--symmetric-range"} {
+		add("--precision static-int8 %s", more)
+	}
 	return all
 }
 
