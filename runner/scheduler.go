@@ -631,10 +631,7 @@ func (s *scheduler) gather() ([]*slot, error) {
 	if !s.fit() {
 		return nil, nil
 	}
-	n, err := s.compact()
-	if err != nil {
-		return nil, err
-	}
+	n := s.compact()
 	if s.batch.pool == nil {
 		if err := s.batch.open(s.r, &s.pool); err != nil {
 			s.batch.close()
@@ -700,27 +697,30 @@ func (s *scheduler) input(place int) (token int32, at int) {
 }
 
 // compact moves the last who wait to places that nobody has, and gives the number of places up to the last
-// one then: a row costs time, whether somebody waits for it or not.
-func (s *scheduler) compact() (n int, err error) {
+// one then: a row costs time, whether somebody waits for it or not. Without memory for that, it does not.
+func (s *scheduler) compact() (n int) {
 	for {
 		last := len(s.owners) - 1
 		for s.owners[last] == nil || !s.owners[last].job.decode {
 			last--
 		}
 		at := s.free()
-		if at < 0 || at > last {
-			return last + 1, nil
+		if at < 0 || at > last || s.move(last, at) != nil {
+			return last + 1
 		}
-		t, from := s.owners[last], s.places[last]
-		if err := s.take(t, at); err != nil {
-			return 0, err
-		}
-		if err := t.seq().adopt(from); err != nil {
-			t.seq().tokens, t.at = t.seq().tokens[:0], last
-			s.owners[at] = nil
-			return 0, err
-		}
-		from.tokens = from.tokens[:0]
-		s.owners[last] = nil
 	}
+}
+
+// move gives the owner of a place another one. After an error it has the old one.
+func (s *scheduler) move(from, to int) error {
+	t, old := s.owners[from], s.places[from]
+	if err := s.take(t, to); err != nil {
+		return err
+	}
+	if err := t.seq().adopt(old); err != nil {
+		t.seq().tokens, t.at, s.owners[to] = t.seq().tokens[:0], from, nil
+		return err
+	}
+	old.tokens, s.owners[from] = old.tokens[:0], nil
+	return nil
 }

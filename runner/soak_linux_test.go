@@ -2,7 +2,9 @@ package runner_test
 
 import (
 	"context"
+	"errors"
 	"runtime"
+	"sync"
 	"testing"
 
 	"github.com/stretchr/testify/require"
@@ -55,4 +57,70 @@ func TestSoak(t *testing.T) {
 	runtime.GC()
 	require.Less(t, residentAnonymous(t)-memory, 6<<20)
 	require.LessOrEqual(t, runtime.NumGoroutine(), goroutines+2)
+}
+
+// TestSoakSlots is TestSoak for generations that share runs, prompts that begin alike and guesses: requests come and go
+// beside one that stays, so that the cache of all is never given back as a whole.
+func TestSoakSlots(t *testing.T) {
+	m := toy{layers: 1, heads: 2, kvHeads: 2, headDim: 16, vocab: 64}
+	r := m.open(t, runner.Options{Threads: 1, Slots: 4, Queue: 1, PrefixCache: 1 << 18})
+	ctx, cancel := context.WithCancel(t.Context())
+	stays := make(chan struct{})
+	var all sync.WaitGroup
+	all.Go(func() {
+		q := plain(m.prompt(9), 1<<30)
+		q.Shift = true
+		first := true
+		for range r.Generate(ctx, q) {
+			if first {
+				close(stays)
+			}
+			first = false
+		}
+	})
+	<-stays
+	request := func(i int) {
+		ctx, cancel := context.WithCancel(t.Context())
+		defer cancel()
+		q := plain(m.prompt(5+i*37%150), 3)
+		switch i % 5 {
+		case 0:
+			q.Speculate = 3
+		case 1:
+			q.N = 3
+		case 2:
+			q.MaxTokens = 100
+		case 3:
+			go cancel()
+		}
+		events := 0
+		for _, err := range r.Generate(ctx, q) {
+			if events++; i%5 == 2 && events == 2 {
+				break
+			}
+			if err != nil && !errors.Is(err, runner.ErrBusy) && !errors.Is(err, context.Canceled) {
+				t.Errorf("request %d: %v", i, err)
+			}
+		}
+	}
+	requests := func(n int) {
+		var group sync.WaitGroup
+		for lane := range 5 { // with the one that stays, two more than there are places
+			group.Go(func() {
+				for i := range n {
+					request(5*i + (lane+i)%5)
+				}
+			})
+		}
+		group.Wait()
+		runtime.GC()
+	}
+	requests(150)
+	memory, goroutines := residentAnonymous(t), runtime.NumGoroutine()
+	requests(600)
+	require.Less(t, residentAnonymous(t)-memory, 6<<20)
+	require.LessOrEqual(t, runtime.NumGoroutine(), goroutines+2)
+	require.LessOrEqual(t, r.PrefixStats().Bytes, int64(1<<18))
+	cancel()
+	all.Wait()
 }
