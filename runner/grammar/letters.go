@@ -13,6 +13,7 @@ type letters struct {
 	count []uint8 // by token: how many it is, the last perhaps incomplete; notLetters where it is not just that
 	pure  []bool  // by node: the tokens of it and below are nothing else
 	most  int     // largest count
+	all   bool    // no other token is made of the term: it is always known where one letter ends and the next begins
 
 	mu    sync.Mutex
 	masks [][]uint32 // by number: tokens of at most so many
@@ -59,7 +60,7 @@ func (v *Vocabulary) newLetters(a *arena, each id) *letters {
 		state id // within a letter; empty behind one
 		count int
 	}
-	l := &letters{count: make([]uint8, len(v.tokens)), pure: make([]bool, len(v.nodes))}
+	l := &letters{all: true, count: make([]uint8, len(v.tokens)), pure: make([]bool, len(v.nodes))}
 	for i := range l.count {
 		l.count[i] = notLetters
 	}
@@ -73,7 +74,9 @@ func (v *Vocabulary) newLetters(a *arena, each id) *letters {
 			p.count++
 		}
 		p.state = a.step(p.state, n.b)
-		if p.state == nothing || p.state != empty && a.at(p.state).nullable || p.count >= notLetters {
+		unclear := p.state != empty && a.at(p.state).nullable || p.count >= notLetters
+		if p.state == nothing || unclear {
+			l.all = l.all && !unclear
 			i = n.end
 			continue
 		}

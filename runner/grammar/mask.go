@@ -109,24 +109,31 @@ func (r *reader) walk(mask []uint32, from int32, s id) {
 // within is what stays within a lexeme in the state s; exits are left out where they are not wanted. It is
 // valid until the next call.
 func (r *reader) within(s id, exits bool) *inside {
+	s = r.saturated(s)
 	if in, ok := r.known[place{s, exits}]; ok {
 		return in
 	}
 	in := &r.other
 	in.exits = in.exits[:0]
 	each, room := r.repetition(s, exits)
+	var l *letters
 	if room > 0 {
-		if l := r.lettersFor(each); l != nil {
-			copy(in.mask, l.upTo(r.vocab, room))
-			r.search(in, s, l.pure)
-			return in
+		l = r.lettersFor(each)
+	}
+	visited := 0
+	if l == nil {
+		clear(in.mask)
+		visited = r.search(in, s, nil)
+	} else {
+		copy(in.mask, l.upTo(r.vocab, room))
+		if _, tail := r.split(s); tail != empty || !l.all {
+			visited = r.search(in, s, l.pure)
 		}
 	}
-	clear(in.mask)
-	if r.search(in, s, nil) < r.least || r.full {
+	if visited < r.least || r.full {
 		return in
 	}
-	if room > 0 {
+	if room > 0 && l == nil {
 		r.long[each] = true
 	}
 	size := 4 * (len(in.mask) + len(in.exits))
@@ -137,6 +144,22 @@ func (r *reader) within(s id, exits bool) *inside {
 	in = &inside{mask: append([]uint32(nil), in.mask...), exits: append([]int32(nil), in.exits...)}
 	r.known[place{s, exits}] = in
 	return in
+}
+
+// saturated is a state in which the same tokens may follow as in s: of what is repeated, no token has more than it has bytes.
+// So most states within a string of bounded length are one.
+func (r *reader) saturated(s id) id {
+	head, tail := r.split(s)
+	t := r.at(head)
+	if t.kind != kindRepeat {
+		return s
+	}
+	each, least, most := t.a, t.min, t.max
+	enough := int32(r.vocab.depth) + 1
+	if most > enough {
+		most = unbounded
+	}
+	return r.cat(r.repeat(each, min(least, enough), most), tail)
 }
 
 // lettersFor returns what is known of the tokens as letters of a repeated term. It is found out when a walk for the term was long
