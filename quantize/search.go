@@ -69,8 +69,7 @@ type trials struct {
 const maxTrials = 16 // two vector registers
 
 func (t *trials) add(recip, lo, hi float32) {
-	at := t.n & (maxTrials - 1)
-	t.recip[at], t.lo[at], t.hi[at] = recip, lo, hi
+	t.recip[t.n], t.lo[t.n], t.hi[t.n] = recip, lo, hi // no more than maxTrials: the kernels rely on it
 	t.n++
 }
 
