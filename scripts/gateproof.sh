@@ -1,12 +1,16 @@
 #!/usr/bin/env bash
-# Proves bench gate on the carried model: an unchanged build passes in every one of RUNS runs, and a disabled fusion, one
+# Proves bench gate: an unchanged build passes in every one of RUNS runs, and a disabled fusion, one
 # thread fewer and a coarser quantisation are caught in every one; "too noisy to say" is a miss. It prints a Markdown table
 # of the exit codes. Needs bin/qwenrt. The machine need not be quiet, but must have a core to spare for the second thread: without
-one, one thread is as fast as two, and the gate says so.
+# one, one thread is as fast as two, and the gate says so.
+#
+#     [CHECKPOINT=models/tiny/qwen3-tiny] [CASES='thread|fused'] [RUNS=20] scripts/gateproof.sh
+#
+# CASES is a regular expression for the names of the changes; by default all of them are run.
 set -euo pipefail
 cd "$(dirname "$0")/.."
 runs=${RUNS:-20} work=${WORK:-build/gateproof} qwenrt=${QWENRT:-bin/qwenrt}
-checkpoint=models/tiny/qwen3-tiny
+checkpoint=${CHECKPOINT:-models/tiny/qwen3-tiny} cases=${CASES:-.}
 mkdir -p "$work"
 build() { "$qwenrt" build "$checkpoint" -o "$work/$1" --force "${@:2}" >/dev/null 2>&1; }
 build base
@@ -21,6 +25,7 @@ accuracy=(--text models/testdata/reference/eval.txt --reference "$work/fp32" --c
 echo "| change | gate | wanted | right | seconds a run |"
 echo "|---|---|---:|---:|---:|"
 proof() { # name, gate, wanted exit code, arguments of bench gate
+	[[ $1 =~ $cases ]] || return 0
 	local right=0 start=$SECONDS
 	for ((i = 0; i < runs; i++)); do
 		local code=0
