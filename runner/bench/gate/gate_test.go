@@ -203,8 +203,11 @@ func TestHistory(t *testing.T) {
 	entries, err := ReadHistory(&file)
 	require.NoError(t, err)
 	require.Equal(t, []Entry{
-		{at, "a", "m", Regression, map[string]float64{"tg64": 90, "kernels": 148, "ppl": 16}, map[string]float64{"tg64": 0.9}},
-		{at, "b", "<m>", Pass, map[string]float64{"kernels": 148}, nil},
+		{
+			at, "a", "m", Regression, map[string]float64{"tg64": 90, "kernels": 148, "ppl": 16},
+			map[string]Verdict{"tg64": Regression, "hash": Regression, "ppl": Noisy}, map[string]float64{"tg64": 0.9},
+		},
+		{at, "b", "<m>", Pass, map[string]float64{"kernels": 148}, nil, nil},
 	}, entries)
 
 	var svg bytes.Buffer
@@ -212,7 +215,11 @@ func TestHistory(t *testing.T) {
 	require.NoError(t, xml.Unmarshal(svg.Bytes(), new(struct{})), "well-formed")
 	require.Equal(t, 4, strings.Count(svg.String(), "<circle"), "a dot for each value, a hash has none")
 	require.Contains(t, svg.String(), "2026-11-23 b: 148 (&lt;m&gt;)")
-	require.Contains(t, svg.String(), color[Regression])
+	for verdict, dots := range map[Verdict]int{Regression: 1, Noisy: 1, Pass: 2} {
+		require.Equal(t, dots, strings.Count(svg.String(), color[verdict]), "%s: each metric has its own", verdict)
+	}
+	require.Equal(t, 1, strings.Count(svg.String(), ">148</text>"), "one mark where all are equal")
+	require.Equal(t, Regression, (&Entry{Verdict: Regression}).verdict("tg64"), "of a history without verdicts of metrics")
 
 	_, err = ReadHistory(strings.NewReader("\n{\n"))
 	require.ErrorContains(t, err, "line 2")

@@ -18,6 +18,8 @@ type Entry struct {
 	Machine string             `json:"machine"`
 	Verdict Verdict            `json:"verdict"`
 	Values  map[string]float64 `json:"values"`
+	// Verdicts are those of metrics that have not passed.
+	Verdicts map[string]Verdict `json:"verdicts,omitempty"`
 	// Ratios are those of speeds to what they were compared with in the same run, which stay comparable when the machine
 	// changes.
 	Ratios map[string]float64 `json:"ratios,omitempty"`
@@ -30,6 +32,12 @@ func (r *Report) Entry(at time.Time, label string) Entry {
 		if known := l.New.Text == "" && !l.New.Absent; known && !math.IsNaN(l.New.Number) && !math.IsInf(l.New.Number, 0) { // JSON has neither
 			e.Values[l.Metric.Name] = l.New.Number
 		}
+		if l.Verdict != Pass {
+			if e.Verdicts == nil {
+				e.Verdicts = map[string]Verdict{}
+			}
+			e.Verdicts[l.Metric.Name] = l.Verdict
+		}
 		if l.Ratio != nil {
 			if e.Ratios == nil {
 				e.Ratios = map[string]float64{}
@@ -38,6 +46,17 @@ func (r *Report) Entry(at time.Time, label string) Entry {
 		}
 	}
 	return e
+}
+
+// verdict is that of a metric.
+func (e *Entry) verdict(metric string) Verdict {
+	if len(e.Verdicts) == 0 {
+		return e.Verdict
+	}
+	if v, ok := e.Verdicts[metric]; ok {
+		return v
+	}
+	return Pass
 }
 
 // Write appends the entry to a history, a JSON object a line.
@@ -84,8 +103,14 @@ type panel struct {
 	Title             string
 	Top, Left, Bottom float64
 	Right             float64
-	Low, High         string
+	Marks             []mark // on the left
 	Lines             []line
+	First, Last       string // labels of entries
+}
+
+type mark struct {
+	Y    float64
+	Text string
 }
 
 type line struct {
@@ -99,7 +124,7 @@ type dot struct {
 }
 
 // WriteChart draws a history as SVG: a panel for each metric, the entries in order from left to right; a line for each
-// machine. A dot is red where the gate found a regression, grey where it could not say; its text is shown under the pointer.
+// machine. A dot is red where the gate found a regression of this metric, grey where it could not say; its text is shown under the pointer.
 func WriteChart(w io.Writer, entries []Entry) error {
 	if len(entries) == 0 {
 		return fmt.Errorf("gate: history: no entries to draw")
@@ -129,7 +154,15 @@ func newPanel(name string, entries []Entry, top float64) panel {
 			machines[e.Machine] = true
 		}
 	}
-	p.Low, p.High = fmt.Sprintf("%.5g", low), fmt.Sprintf("%.5g", high)
+	middle := (p.Top + p.Bottom) / 2
+	p.Marks = []mark{{p.Top, Value{Number: high}.String()}, {p.Bottom, Value{Number: low}.String()}}
+	if low == high {
+		p.Marks = []mark{{middle, p.Marks[0].Text}}
+	}
+	p.First, p.Last = shortLabel(entries[0].Label), ""
+	if len(entries) > 1 {
+		p.Last = shortLabel(entries[len(entries)-1].Label)
+	}
 	step := (p.Right - p.Left) / float64(max(1, len(entries)-1))
 	for _, machine := range sortedKeys(machines) {
 		var l line
@@ -138,16 +171,25 @@ func newPanel(name string, entries []Entry, top float64) panel {
 			if !ok || e.Machine != machine {
 				continue
 			}
-			y := (p.Top + p.Bottom) / 2 // where all are equal
+			y := middle // where all are equal
 			if high > low {
 				y = p.Bottom - (v-low)/(high-low)*panelHeight
 			}
 			text := fmt.Sprintf("%s %s: %.6g (%s)", e.Time.Format(time.DateOnly), e.Label, v, machine)
-			l.Points = append(l.Points, dot{p.Left + float64(i)*step, y, text, color[e.Verdict]})
+			l.Points = append(l.Points, dot{p.Left + float64(i)*step, y, text, color[e.verdict(name)]})
 		}
 		p.Lines = append(p.Lines, l)
 	}
 	return p
+}
+
+// shortLabel is what of a label there is room for.
+func shortLabel(label string) string {
+	const most = 40
+	if r := []rune(label); len(r) > most {
+		return string(r[:most-1]) + "…"
+	}
+	return label
 }
 
 var color = map[Verdict]string{Pass: "#4a78a8", Regression: "#c0392b", Noisy: "#999"}
@@ -169,8 +211,11 @@ var chartTemplate = template.Must(template.New("chart").Funcs(template.FuncMap{
 {{range $p := .Panels -}}
 <text x="{{px .Left}}" y="{{px .Top}}" dy="-8" font-size="12">{{.Title}}</text>
 <path d="M{{px .Left}} {{px .Top}}V{{px .Bottom}}H{{px .Right}}" fill="none" stroke="#444"/>
-<text x="{{px .Left}}" y="{{px .Top}}" dx="-6" dy="4" text-anchor="end">{{.High}}</text>
-<text x="{{px .Left}}" y="{{px .Bottom}}" dx="-6" dy="4" text-anchor="end">{{.Low}}</text>
+{{range .Marks -}}
+<text x="{{px $p.Left}}" y="{{px .Y}}" dx="-6" dy="4" text-anchor="end">{{.Text}}</text>
+{{end -}}
+<text x="{{px .Left}}" y="{{px .Bottom}}" dy="18" fill="#777">{{.First}}</text>
+<text x="{{px .Right}}" y="{{px .Bottom}}" dy="18" fill="#777" text-anchor="end">{{.Last}}</text>
 {{range .Lines -}}
 <polyline fill="none" stroke="#9bb7d4" points="{{range .Points}}{{px .X}},{{px .Y}} {{end}}"/>
 {{range .Points}}<circle cx="{{px .X}}" cy="{{px .Y}}" r="3" fill="{{.Color}}"><title>{{.Text}}</title></circle>
