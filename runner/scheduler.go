@@ -447,8 +447,10 @@ func (s *scheduler) next() *slot {
 			prompt = i
 		}
 	}
-	for _, t := range s.alone {
-		t.served = false
+	for _, t := range s.owners {
+		if t != nil {
+			t.served = false
+		}
 	}
 	return s.alone[max(prompt, 0)]
 }

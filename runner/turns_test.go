@@ -13,7 +13,7 @@ func TestTurns(t *testing.T) {
 	ids := []int32{1}
 	waits := func(j job) *slot {
 		w := &slot{s: s, job: j}
-		s.alone = append(s.alone, w)
+		s.alone, s.owners = append(s.alone, w), append(s.owners, w)
 		return w
 	}
 	first, guess := waits(job{tokens: ids}), waits(job{tokens: ids, all: true})
@@ -25,8 +25,10 @@ func TestTurns(t *testing.T) {
 		}
 	}
 	order(guess, fork, first, guess, fork, first, guess)
-	s.forget(fork)
-	order(first, guess)
+	s.alone = []*slot{first, second} // the run of the guesses is over, and the fork is made
+	order(first)
+	s.alone = append(s.alone, guess) // the next ones come behind the chunk
+	order(guess, first, guess)
 	s.forget(first)
 	order(second, guess, second, guess)
 	s.forget(second)
