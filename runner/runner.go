@@ -251,9 +251,6 @@ func configDir(file string) string {
 }
 
 func (r *Runner) load(ctx context.Context, file string, o Options) error {
-	if err := ort.Init(ort.Environment{LibraryPath: o.Library}); err != nil {
-		return wrap(err)
-	}
 	config, err := readConfig(r.dir)
 	if err != nil {
 		return err
@@ -268,8 +265,8 @@ func (r *Runner) load(ctx context.Context, file string, o Options) error {
 	return r.schedule(o, file)
 }
 
-// loadText opens what turns text into tokens, beside the graph: for Qwen3 each takes about as long as the other. Where
-// there is none, whoever needs it is told.
+// loadText opens what turns text into tokens, beside ONNX Runtime's library and the graph. Where there is none, whoever needs it
+// is told.
 func (r *Runner) loadText() (done chan struct{}) {
 	done = make(chan struct{})
 	go func() {
@@ -286,6 +283,9 @@ func (r *Runner) loadText() (done chan struct{}) {
 }
 
 func (r *Runner) loadGraph(ctx context.Context, file string, o Options) error {
+	if err := ort.Init(ort.Environment{LibraryPath: o.Library}); err != nil {
+		return wrap(err)
+	}
 	model, err := ir.Load(file)
 	if err != nil {
 		return wrap(err)

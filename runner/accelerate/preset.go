@@ -62,7 +62,7 @@ func Presets() []Preset {
 		{"cpu-production", "the fastest on a CPU: INT4, the optimised graph and packed weights mapped from disk", func(c *Config) {
 			c.Precision, c.Device, c.Compile, c.PrepackWeights = Int4, CPU, CompileDefault, true
 		}},
-		{"gpu-production", "CUDA in float16, weights in INT4, steps recorded as CUDA graphs", func(c *Config) {
+		{"gpu-production", "CUDA in float16, weights in INT4, buffers bound once", func(c *Config) {
 			c.Precision, c.DType, c.Device, c.Compile = Int4, FP16, CUDA, ReduceOverhead
 		}},
 		{"apple", "Core ML in fp32, in the ML Program format, with compiled models kept", func(c *Config) {

@@ -62,7 +62,8 @@ const (
 	// CompileDefault has ONNX Runtime optimise the graph fully, once: the result is kept, and loaded from then on.
 	CompileDefault Compile = "default"
 	// ReduceOverhead also binds all buffers once: a sequence has room for the whole context from its start, and
-	// threads spin between operators. On CUDA, steps are recorded and replayed as CUDA graphs.
+	// threads spin between operators. CUDA graphs are not used: they replay a step with the shapes and addresses that it was
+	// recorded with, and here the attention mask grows by a token each step. That is also why enable_cuda_graph is refused.
 	ReduceOverhead Compile = "reduce_overhead"
 	// MaxAutotune takes the settings that tuning has found for this model on this machine; see ReadProfile.
 	MaxAutotune Compile = "max_autotune"
@@ -132,10 +133,15 @@ func (c Config) sessionFaults() (faults []string) {
 	device := c.Device.canonical()
 	fault(device == CPU && len(c.ProviderOptions) > 0, "provider_options are for other devices than the cpu")
 	fault(device == Auto && len(c.ProviderOptions) > 0, "provider_options without a device: name the device that they are for")
+	fault(device == CUDA && c.ProviderOptions[keyCUDAGraph] != "" && c.ProviderOptions[keyCUDAGraph] != "0",
+		"provider option %s: the attention mask grows at each step, and a CUDA graph would replay the first one's", keyCUDAGraph)
 	fault(c.ProviderLibrary != "" && slices.Contains([]Device{Auto, CPU, CUDA, CoreML}, device),
 		"provider_library %q: name the provider that it brings as the device", c.ProviderLibrary)
 	return faults
 }
+
+// keyCUDAGraph is the CUDA provider's option that has runs recorded and replayed.
+const keyCUDAGraph = "enable_cuda_graph"
 
 // choice joins words as in "a, b or c".
 func choice(words []string) string {
@@ -151,9 +157,6 @@ func (c Config) provider(d Device) []ort.Provider {
 	p := ort.Provider{Name: string(d), Options: map[string]string{}}
 	if d == CUDA {
 		p.Options["device_id"] = fmt.Sprint(c.DeviceID)
-		if c.Compile == ReduceOverhead {
-			p.Options["enable_cuda_graph"] = "1"
-		}
 	}
 	for k, v := range c.ProviderOptions {
 		p.Options[k] = v

@@ -20,6 +20,7 @@ func TestSharingConfig(t *testing.T) {
 	for text, c := range map[string]Config{
 		"slots is -1":              {Slots: -1},
 		"queue is -1":              {Slots: 1, Queue: -1},
+		"would replay the first":   {Device: CUDA, ProviderOptions: map[string]string{"enable_cuda_graph": "1"}},
 		"queue is 3 without slots": {Queue: 3},
 		"prefix_cache is -1":       {PrefixCache: -1},
 	} {

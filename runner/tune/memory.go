@@ -18,7 +18,7 @@ type Memory struct {
 // What a process takes beside the model: the program with ONNX Runtime, and its tokenizer, for each token that it knows.
 const (
 	programBytes   = 24 << 20
-	tokenizerBytes = 560
+	tokenizerBytes = 140
 )
 
 // heldBits are the bits of a weight as kernels hold it: levels, and for each block a scale and, since products are
