@@ -143,3 +143,27 @@ func TestCalibrationMessages(t *testing.T) {
 	_, err := accelerate.Build(t.Context(), accelerate.Source{FS: os.DirFS(carried), Name: "tiny"}, out(t, "out"), c, accelerate.Events{})
 	require.NoError(t, err)
 }
+
+// What no method reads is not passed over in silence.
+func TestCalibrationFaults(t *testing.T) {
+	damped := accelerate.Calibration{GPTQ: quantize.GPTQOptions{Damping: 0.1}}
+	kept := accelerate.Calibration{Statistics: "statistics.json"}
+	for _, c := range []struct {
+		why  string
+		c    accelerate.Config
+		text string // "": no fault
+	}{
+		{"rounding to nearest solves nothing", accelerate.Config{Calibration: damped}, "damping is for gptq"},
+		{"gptq", accelerate.Config{Calibration: damped, Method: quantize.GPTQ}, ""},
+		{"channels are told by the weights", accelerate.Config{Calibration: kept}, "nothing is to be observed here"},
+		{"gptq's sums are too large to be kept", accelerate.Config{Calibration: kept, Method: quantize.GPTQ}, "nothing is to be observed here"},
+		{"awq", accelerate.Config{Calibration: kept, Method: quantize.AWQ}, ""},
+		{"smoothing by what is observed", accelerate.Config{Calibration: kept, Precision: accelerate.DynamicInt8}, ""},
+	} {
+		if err := c.c.Validate(); c.text != "" {
+			require.ErrorContains(t, err, c.text, c.why)
+		} else {
+			require.NoError(t, err, c.why)
+		}
+	}
+}
