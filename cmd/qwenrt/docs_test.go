@@ -239,6 +239,7 @@ func documentedFiles(t *testing.T) *strings.Replacer {
 		write(name, "threads: 1\n", 0o666)
 	}
 	write("harbor.json", `{"type": "object", "properties": {"depth": {"type": "integer"}}, "required": ["depth"], "additionalProperties": false}`, 0o666)
+	write("tools.json", `[{"name": "get_weather", "parameters": {"type": "object", "properties": {"city": {"type": "string"}}, "required": ["city"]}}]`, 0o666)
 	all, err := os.ReadFile(text)
 	require.NoError(t, err)
 	write("eval.txt", string(all[:12_000]), 0o666)
