@@ -159,6 +159,9 @@ func TestCalibrationFaults(t *testing.T) {
 		{"gptq's sums are too large to be kept", accelerate.Config{Calibration: kept, Method: quantize.GPTQ}, "nothing is to be observed here"},
 		{"awq", accelerate.Config{Calibration: kept, Method: quantize.AWQ}, ""},
 		{"smoothing by what is observed", accelerate.Config{Calibration: kept, Precision: accelerate.DynamicInt8}, ""},
+		{"ranges", accelerate.Config{Calibration: kept, Precision: accelerate.StaticInt8, SmoothQuant: accelerate.SmoothOff}, ""},
+		{"noise of products", accelerate.Config{Calibration: kept, Precision: accelerate.DynamicInt8, SmoothQuant: accelerate.SmoothWeights}, ""},
+		{"no limit to it", accelerate.Config{Calibration: kept, Precision: accelerate.DynamicInt8, SmoothQuant: accelerate.SmoothOff}, "nothing is to be observed here"},
 	} {
 		if err := c.c.Validate(); c.text != "" {
 			require.ErrorContains(t, err, c.text, c.why)

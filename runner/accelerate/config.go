@@ -320,8 +320,8 @@ func (c Config) resolve() (settings, error) {
 	if s.Calibration.GPTQ != (quantize.GPTQOptions{}) && !s.Method.Compensates() {
 		fault("damping is for gptq and awq+gptq")
 	}
-	if s.Calibration.Statistics != "" && !s.Method.Rescales() && (s.SmoothQuant == SmoothOff || s.SmoothQuant == SmoothWeights) {
-		fault("statistics keep what awq, awq+gptq and smoothquant (auto, or an alpha) observe: nothing is to be observed here")
+	if s.Calibration.Statistics != "" && !s.Method.Rescales() && !s.observes() {
+		fault("statistics keep what awq, awq+gptq, smoothquant (auto, or an alpha) and products in integers observe: nothing is to be observed here")
 	}
 	if s.DType.ir() == ir.Undefined {
 		fault("dtype %q: want fp32, fp16 or bf16", s.DType)

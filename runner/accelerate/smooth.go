@@ -55,6 +55,13 @@ type Integers struct {
 // integer reports whether products are computed in integers.
 func (s settings) integer() bool { return s.Precision == DynamicInt8 || s.Precision == StaticInt8 }
 
+// observes reports whether activations are to be seen before weights are quantised: to even them out, for their ranges,
+// or for the noise of products in integers.
+func (s settings) observes() bool {
+	off := s.SmoothQuant == SmoothOff || s.SmoothQuant == SmoothWeights
+	return !off || s.Precision == StaticInt8 || s.LeastSNR != 0
+}
+
 // resolveSmoothing fills in the defaults and reports what does not go together.
 func (s *settings) resolveSmoothing(c Config, fault func(string, ...any)) {
 	s.SmoothQuant = SmoothQuant(strings.ToLower(string(c.SmoothQuant)))
@@ -124,7 +131,7 @@ func (w *work) smooth(ctx context.Context, o *quantize.Options) error {
 		}
 		w.report.Smoothing, options.Off = changed, true
 	}
-	if options.Off && s.Precision != StaticInt8 && s.LeastSNR == 0 {
+	if !s.observes() {
 		return nil
 	}
 	smoother, err := quantize.NewSmoother(w.model, options)
