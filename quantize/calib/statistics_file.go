@@ -15,6 +15,7 @@ import (
 	"path/filepath"
 
 	"github.com/qwenrt/qwenrt/graphopt/ir"
+	"github.com/qwenrt/qwenrt/internal/atomicfile"
 	"github.com/qwenrt/qwenrt/quantize"
 )
 
@@ -49,19 +50,15 @@ func (s *statisticsFile) write(path string) error {
 	if err != nil {
 		return fmt.Errorf("calib: %s: %w", path, err)
 	}
-	f, err := os.CreateTemp(filepath.Dir(path), "."+filepath.Base(path)+".*")
+	err = atomicfile.Write(path, 0o666, func(w io.Writer) error {
+		if _, err := w.Write(append(b, '\n')); err != nil || s.size == 0 {
+			return err
+		}
+		_, err := io.Copy(w, io.NewSectionReader(s.numbers, 0, s.size))
+		return err
+	})
 	if err != nil {
 		return fmt.Errorf("calib: %w", err)
-	}
-	_, err = f.Write(append(b, '\n'))
-	if err == nil && s.size > 0 {
-		_, err = io.Copy(f, io.NewSectionReader(s.numbers, 0, s.size))
-	}
-	if err = errors.Join(err, f.Chmod(0o644), f.Close()); err == nil {
-		err = os.Rename(f.Name(), path)
-	}
-	if err != nil {
-		return errors.Join(fmt.Errorf("calib: %w", err), os.Remove(f.Name()))
 	}
 	return nil
 }
