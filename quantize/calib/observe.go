@@ -41,9 +41,16 @@ func Smooth(ctx context.Context, m *ir.Model, s *quantize.Smoother, samples [][]
 		return err
 	}
 	defer file.close()
-	if saved := file.Observations; saved != nil && (saved.Tokens || !s.WantsTokens()) {
-		if err := file.replay(s, model); err != nil {
-			return fmt.Errorf("calib: %s: %w; delete it to have it made anew", o.Statistics, err)
+	refused := func(err error) error {
+		return fmt.Errorf("calib: %s: %w; delete it to have it made anew", o.Statistics, err)
+	}
+	switch saved := file.Observations; {
+	case saved == nil:
+	case saved.Model != model:
+		return refused(errors.New("it is of another model, or of this one with other scales"))
+	case saved.Tokens || !s.WantsTokens():
+		if err := file.replay(s); err != nil {
+			return refused(err)
 		}
 		return nil
 	}

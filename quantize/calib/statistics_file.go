@@ -241,10 +241,7 @@ func (o *observations) size() (int64, error) {
 }
 
 // replay shows a smoother what was observed when the file was written.
-func (s *statisticsFile) replay(to *quantize.Smoother, model string) error {
-	if s.Observations.Model != model {
-		return errors.New("it is of another model, or of this one with other scales")
-	}
+func (s *statisticsFile) replay(to *quantize.Smoother) error {
 	offsets, extents := map[string]int64{}, map[string]observedExtents{}
 	at := int64(0)
 	for _, e := range s.Observations.Inputs {

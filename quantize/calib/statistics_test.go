@@ -152,6 +152,17 @@ func TestStatisticsFileOfAnotherModel(t *testing.T) {
 		require.ErrorContains(t, err, "other: ", why)
 		require.ErrorContains(t, err, "delete it to have it made anew", why)
 	}
+	// No tokens were kept, and a range wants some: that is no reason to write over what is another model's.
+	s, err := readStatistics(path)
+	require.NoError(t, err)
+	defer s.close()
+	s.Observations.Model = "00"
+	require.NoError(t, s.write(path))
+	m := newToy()
+	smoother, err := quantize.NewSmoother(m, quantize.SmoothOptions{Options: quantize.Options{Precision: quantize.StaticInt8}, Range: quantize.RangeMSE})
+	require.NoError(t, err)
+	err = Smooth(t.Context(), m, smoother, samples, Options{Statistics: path})
+	require.ErrorContains(t, err, "is of another model")
 }
 
 // nans is numbers that are none.
