@@ -17,6 +17,7 @@ import (
 
 // Write puts what write writes at path, in place of a file that is there. The temporary file lies beside it, with a
 // name that starts with a dot; after an error it is gone. perm is for a new file, before the umask, as in os.OpenFile.
+// Devices and pipes, as /dev/null, are not replaced but written to.
 //
 // Errors: those of write and of the file system.
 func Write(path string, perm fs.FileMode, write func(io.Writer) error) error {
@@ -36,6 +37,9 @@ func WriteDurable(path string, perm fs.FileMode, write func(io.Writer) error) er
 }
 
 func replace(path string, perm fs.FileMode, write func(io.Writer) error, finish func(*os.File) error) error {
+	if st, err := os.Stat(path); err == nil && st.Mode()&(fs.ModeDevice|fs.ModeNamedPipe) != 0 {
+		return writeThrough(path, write)
+	}
 	dir, base := filepath.Split(path)
 	temp := filepath.Join(dir, "."+base+"."+rand.Text()+".tmp")
 	f, err := os.OpenFile(temp, os.O_RDWR|os.O_CREATE|os.O_EXCL, perm)
@@ -52,4 +56,12 @@ func replace(path string, perm fs.FileMode, write func(io.Writer) error, finish 
 		return errors.Join(err, os.Remove(temp))
 	}
 	return nil
+}
+
+func writeThrough(path string, write func(io.Writer) error) error {
+	f, err := os.OpenFile(path, os.O_WRONLY, 0)
+	if err != nil {
+		return err
+	}
+	return errors.Join(write(f), f.Close())
 }
