@@ -17,7 +17,7 @@ func (f form) solver() solver {
 }
 
 // The scales that are tried, as parts of the reciprocal of the one that spans the block. On the
-// projections of a trained model the seven for 4 bits leave an error 1 % above that of a search ten times
+// projections of a trained model those for 4 bits leave an error 1 % above that of a search ten times
 // as fine; at 8 bits a block is cut off less, and it matters less.
 var (
 	spans4 = []float32{0.94, 0.98, 1.02, 1.07, 1.12, 1.17, 1.23, 1.3}

@@ -87,6 +87,7 @@ func batchError(t *testing.T, alone, batch *runner.Runner) (worst float64) {
 	stats := batch.BatchStats()
 	require.Greater(t, stats.Tokens, stats.Steps, "rows share runs")
 	for i := range rows {
+		require.Len(t, together[i], answer)
 		for j, want := range given(t, alone, prompt(i), next(i)) {
 			worst = max(worst, differ(want, together[i][j]))
 		}
