@@ -6,6 +6,7 @@ import (
 	"os"
 	"strings"
 	"testing"
+	"unicode/utf8"
 
 	"github.com/stretchr/testify/require"
 	"github.com/urfave/cli/v2"
@@ -107,6 +108,18 @@ func TestHelp(t *testing.T) {
 		require.Empty(t, r.stderr)
 		require.Regexp(t, "Examples?: qwenrt "+c.Name, r.stdout, "each help text has an example")
 	}
+}
+
+func TestDescriptionsFitTerminals(t *testing.T) {
+	const most = 107 // and three of indentation
+	all := new(program).commands()
+	for i := 0; i < len(all); i++ {
+		all = append(all, all[i].Subcommands...)
+		for line := range strings.Lines(all[i].Description) {
+			require.LessOrEqual(t, utf8.RuneCountInString(strings.TrimSuffix(line, "\n")), most, "%s: %s", all[i].Name, line)
+		}
+	}
+	require.Greater(t, len(all), len(new(program).commands()))
 }
 
 func TestVersion(t *testing.T) {

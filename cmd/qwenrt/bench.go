@@ -25,9 +25,9 @@ func (p *program) benchCommand() *cli.Command {
 		Usage:     "measure speed as llama-bench does",
 		ArgsUsage: "MODEL",
 		UsageText: "qwenrt bench MODEL [options]",
-		Description: "ppN is the prefill of N random tokens, tgN the decoding of N tokens one by one. Lists such as " +
-			"-p 512,1024 make a cross product. Each test is warmed up and then repeated; the table shows mean ± sample " +
-			"deviation, JSON all repetitions. " + modelHelp + "\n\n" +
+		Description: "ppN is the prefill of N random tokens, tgN the decoding of N tokens one by one. Lists such as\n" +
+			"-p 512,1024 make a cross product. Each test is warmed up and then repeated; the table shows mean ± sample\n" +
+			"deviation, JSON all repetitions.\n" + modelHelp + "\n\n" +
 			"Example: qwenrt bench Qwen/Qwen3-0.6B -p 512 -n 128 -d 0,2048 -t 2",
 		Flags: slices.Concat(testFlags([]int{512}, []int{128}), []cli.Flag{
 			&cli.IntFlag{Name: "repetitions", Aliases: []string{"r"}, Usage: "of each test", Value: bench.DefaultRepetitions},

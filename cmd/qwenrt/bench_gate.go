@@ -31,10 +31,11 @@ func (p *program) benchGateCommand() *cli.Command {
 		Usage:     "fail where a model has become slower, larger or worse",
 		ArgsUsage: "MODEL",
 		UsageText: "qwenrt bench gate MODEL --against REFERENCE [options]\nqwenrt bench gate MODEL --baseline FILE [options]",
-		Description: "Compares MODEL with another in the same run, with values that a file has, or speeds with the one and the rest with\n" +
-			"the other. The exit code is 0 where all is within the limits, 1 where something is beyond, and 3 where the machine\n" +
-			"was too noisy to say, or the file has no value for it. REFERENCE is " + sideHelp + ".\n\n" +
-			"Metrics: " + metricHelp() + ".\n\n" +
+		Description: "Compares MODEL with another in the same run, with values that a file has, or speeds with the one and the\n" +
+			"rest with the other. The exit code is 0 where all is within the limits, 1 where something is beyond, and 3\n" +
+			"where the machine was too noisy to say, or the file has no value for it.\n" +
+			"REFERENCE is " + sideHelp + "\n\n" +
+			"Metrics, with their limits:\n" + metricHelp() + "\n" +
 			"Example: qwenrt bench gate build/int4 --against main/int4 --threshold 5% -p 128 -n 64 -t 2",
 		Flags: slices.Concat([]cli.Flag{
 			&cli.StringFlag{Name: "against", Usage: "what to compare with in the same run"},
@@ -84,16 +85,17 @@ var gatedMetrics = []gated{
 	{gate.Metric{Name: "top1", Better: gate.Higher}, "0.01", "agreement with --reference", "accuracy"},
 }
 
+// metricHelp is a line for each metric.
 func metricHelp() string {
-	var names []string
+	var b strings.Builder
 	for _, m := range gatedMetrics {
-		name := m.Name + " (" + m.about
+		fmt.Fprintf(&b, "   %-14s%s", m.Name, m.about)
 		if m.limit != "" && m.Better != gate.Equal {
-			name += ", " + m.limit
+			b.WriteString(", " + m.limit)
 		}
-		names = append(names, name+")")
+		b.WriteString("\n")
 	}
-	return strings.Join(names, ", ")
+	return b.String()
 }
 
 // machineClass tells machines apart whose speeds are not to be compared.

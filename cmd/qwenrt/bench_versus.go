@@ -19,8 +19,10 @@ import (
 	"github.com/qwenrt/qwenrt/runner/machine"
 )
 
-const sideHelp = "a model as for qwenrt bench; or a configuration, a .yaml or .json file as for --config elsewhere; or a program,\n" +
-	"such as another build of qwenrt; or exec:COMMAND, a shell command that answers as qwenrt bench worker does"
+// sideHelp has room for a few words in front.
+const sideHelp = "a model as for qwenrt bench; or a configuration, a .yaml or .json file as for --config\n" +
+	"elsewhere; or a program, such as another build of qwenrt; or exec:COMMAND, a shell command that answers as\n" +
+	"qwenrt bench worker does."
 
 func (p *program) benchVersusCommand() *cli.Command {
 	return &cli.Command{
@@ -30,10 +32,11 @@ func (p *program) benchVersusCommand() *cli.Command {
 		UsageText: "qwenrt bench ab A B [options]",
 		Description: "Both are open at the same time and run in turn, in short slices and random order, so that the noise of the\n" +
 			"machine meets both; and both are opened afresh every second. It goes on until the ratio is known to within\n" +
-			"--precision, or until the budget is spent. The ratio is B's speed over A's, the median of all rounds, with the\n" +
-			"interval of the sign test. A and B are each " + sideHelp + ".\n" +
-			"Configurations and programs are given the model of --model; a configuration's threads and chunks are its own where\n" +
-			"-t and -b do not say.\n\n" +
+			"--precision, or until the budget is spent. The ratio is B's speed over A's, the median of all rounds, with\n" +
+			"the interval of the sign test.\n" +
+			"A and B are each " + sideHelp + "\n" +
+			"Configurations and programs are given the model of --model; a configuration's threads and chunks are its\n" +
+			"own where -t and -b do not say.\n\n" +
 			"Example: qwenrt bench ab int4-b32 int4-b128 -p 128 -n 64 -t 2",
 		Flags: slices.Concat(testFlags([]int{128}, []int{64}), versusFlags(), []cli.Flag{
 			&cli.StringFlag{Name: "model", Usage: "`MODEL` of sides that are configurations or programs"},
@@ -303,10 +306,10 @@ func (p *program) benchWorkerCommand() *cli.Command {
 		Usage:     "run the tests that another program asks for",
 		ArgsUsage: "MODEL",
 		UsageText: "qwenrt bench worker MODEL [options]",
-		Description: "What bench ab and bench gate start to measure another build of qwenrt; other runtimes may answer in the same way.\n" +
-			"It reads tests from standard input, a JSON object a line such as {\"n_prompt\": 0, \"n_gen\": 4, \"n_depth\": 128}, runs\n" +
-			"each once, and answers {\"ns\": 104857600} or {\"error\": \"...\"}. A test that begins at the depth where the last one\n" +
-			"ended goes on from there.",
+		Description: "What bench ab and bench gate start to measure another build of qwenrt; other runtimes may answer in the\n" +
+			"same way. It reads tests from standard input, a JSON object a line such as\n" +
+			"{\"n_prompt\": 0, \"n_gen\": 4, \"n_depth\": 128}, runs each once, and answers {\"ns\": 104857600} or\n" +
+			"{\"error\": \"...\"}. A test that begins at the depth where the last one ended goes on from there.",
 		Flags: slices.Concat([]cli.Flag{
 			&cli.IntFlag{Name: "threads", Aliases: []string{"t"}, Usage: "CPU threads (default: the CPUs that this process may use)"},
 			&cli.IntFlag{Name: "batch-size", Aliases: []string{"b"}, Usage: "tokens of prefill that are run at once", Value: runner.DefaultPrefillChunk},
@@ -339,9 +342,9 @@ func (p *program) benchCompareCommand() *cli.Command {
 		Usage:     "compare the results of two runs",
 		ArgsUsage: "OLD NEW",
 		UsageText: "qwenrt bench compare OLD NEW [options]",
-		Description: "OLD and NEW are files that qwenrt bench -o json or -o jsonl wrote, or llama-bench. Tests with the same settings are\n" +
-			"compared: the ratio is Hodges and Lehmann's, its interval that of the Mann-Whitney test. Runs that lie apart in\n" +
-			"time met another machine each; bench ab compares more exactly.\n\n" +
+		Description: "OLD and NEW are files that qwenrt bench -o json or -o jsonl wrote, or llama-bench. Tests with the same\n" +
+			"settings are compared: the ratio is Hodges and Lehmann's, its interval that of the Mann-Whitney test. Runs\n" +
+			"that lie apart in time met another machine each; bench ab compares more exactly.\n\n" +
 			"Example: qwenrt bench compare old.json new.json",
 		Flags: []cli.Flag{
 			&cli.Float64Flag{Name: "confidence", Usage: "that the interval holds the ratio", Value: 0.95},

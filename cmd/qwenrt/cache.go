@@ -19,8 +19,8 @@ func (p *program) cacheCommand() *cli.Command {
 		Usage:     "list what has been built, or remove what is not used",
 		ArgsUsage: "list|prune",
 		UsageText: "qwenrt cache list|prune [options]",
-		Description: "The cache holds the models that were built from checkpoints, and their graphs as ONNX Runtime optimised them.\n" +
-			"What is removed is made again when it is needed.\n\n" +
+		Description: "The cache holds the models that were built from checkpoints, and their graphs as ONNX Runtime optimised\n" +
+			"them. What is removed is made again when it is needed.\n\n" +
 			"Example: qwenrt cache prune --days 7",
 		Flags: []cli.Flag{
 			formFlag(),

@@ -23,7 +23,7 @@ func (p *program) evalCommand() *cli.Command {
 		Description: "Perplexity as llama-perplexity measures it: the text is cut into chunks, and the second half of each is\n" +
 			"scored. With a reference also KL divergence, agreement on the likeliest token, and the change of the\n" +
 			"probability of the text's tokens (Δp). --compare makes one table of several models; the first is the\n" +
-			"reference of the others. " + modelHelp + "\n\n" +
+			"reference of the others.\n" + modelHelp + "\n\n" +
 			"Example: qwenrt eval int4 --text wiki.test.raw --reference fused",
 		Flags: slices.Concat([]cli.Flag{
 			formFlag(),

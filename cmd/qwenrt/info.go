@@ -20,7 +20,7 @@ func (p *program) infoCommand() *cli.Command {
 		ArgsUsage: "MODEL",
 		UsageText: "qwenrt info MODEL [options]",
 		Description: "What is asked for and what is applied, with the reason where they differ; how weights are stored; memory as\n" +
-			"estimated before loading, and measured after. " + modelHelp + "\n\n" +
+			"estimated before loading, and measured after.\n" + modelHelp + "\n\n" +
 			"Example: qwenrt info Qwen/Qwen3-0.6B --preset low-memory --benchmark 3",
 		Flags: slices.Concat([]cli.Flag{
 			formFlag(),

@@ -22,7 +22,7 @@ func (p *program) recommendCommand() *cli.Command {
 		Usage:     "say which configuration suits this machine",
 		ArgsUsage: "[HF_DIR]",
 		Description: "Looks at the machine, measures its kernels for two seconds, and says which configuration to use, why,\n" +
-			"and what to expect. " + checkpointHelp + "\nWithout one, the answer is for a model of the shape of Qwen3-0.6B.\n\n" +
+			"and what to expect.\n" + checkpointHelp + "\nWithout one, the answer is for a model of the shape of Qwen3-0.6B.\n\n" +
 			"Example: qwenrt recommend Qwen/Qwen3-0.6B --goal latency --context 4096",
 		Flags: append([]cli.Flag{
 			&cli.StringFlag{Name: "device", Usage: "auto, cpu, cuda or coreml", Value: string(accelerate.DefaultDevice)},

@@ -27,8 +27,8 @@ func (p *program) runCommand() *cli.Command {
 		UsageText: "qwenrt run MODEL [-p PROMPT | --batch FILE --results FILE] [options]",
 		Description: "With -p, the answer streams to standard output, its statistics go to standard error. Without, on a\n" +
 			"terminal, it is a conversation: /help lists what can be typed beside messages. With --batch,\n" +
-			"requests are the lines of a file, {\"id\": ..., \"prompt\": ...} or {\"id\": ..., \"messages\": [...]}, and each answer\n" +
-			"is a line of the results; a second run does what is missing there.\n" + modelHelp + "\n\n" +
+			"requests are the lines of a file, {\"id\": ..., \"prompt\": ...} or {\"id\": ..., \"messages\": [...]}, and each\n" +
+			"answer is a line of the results; a second run does what is missing there.\n" + modelHelp + "\n\n" +
 			"Examples: qwenrt run Qwen/Qwen3-0.6B -p 'What is a harbor?' --no-think\n" +
 			"          qwenrt run Qwen/Qwen3-0.6B --batch questions.jsonl --results answers.jsonl --slots 4",
 		Flags: slices.Concat([]cli.Flag{

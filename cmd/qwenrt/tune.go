@@ -22,8 +22,8 @@ func (p *program) tuneCommand() *cli.Command {
 		Usage:     "find the fastest configuration for this machine by trying",
 		ArgsUsage: "HF_DIR",
 		Description: "Tries precisions, threads and other settings against each other on the model itself, within a bound on\n" +
-			"quality, and writes what it finds as the profile that --compile max_autotune takes. It may be interrupted: the next\n" +
-			"call goes on where it was. " + checkpointHelp + "\n\n" +
+			"quality, and writes what it finds as the profile that --compile max_autotune takes. It may be\n" +
+			"interrupted: the next call goes on where it was.\n" + checkpointHelp + "\n\n" +
 			"Example: qwenrt tune Qwen/Qwen3-0.6B --goal latency --max-kld 0.02",
 		Flags: append([]cli.Flag{
 			&cli.StringFlag{Name: "goal", Usage: "latency, throughput or memory", Value: string(tune.Latency)},
