@@ -227,7 +227,7 @@ func (p *program) prompt(flag string) (string, error) {
 // are made at the same time, when they are whole.
 func (p *program) stream(c *cli.Context, r *runner.Runner, q runner.Request) error {
 	events := r.Generate(c.Context, q)
-	if r.Info().Slots > 1 {
+	if q.N > 1 && r.Info().Slots > 1 {
 		events = whole(r.Answers(c.Context, q))
 	}
 	out := &answerWriter{w: p.stdout, hide: c.Bool("hide-thinking")}

@@ -244,13 +244,24 @@ func (w *cancelling) String() string { return w.text.String() }
 func TestRunInterrupted(t *testing.T) {
 	need(t)
 	model := built(t)
-	ctx, cancel := context.WithCancel(t.Context())
-	stdout, stderr := &cancelling{cancel: cancel}, &bytes.Buffer{}
-	code := run(ctx, []string{"run", model, "-p", question, "--no-think", "--temperature", "0"}, strings.NewReader(""), stdout, stderr)
-	require.Equal(t, exitInterrupted, code)
-	require.Equal(t, "The\n", stdout.String(), "what there is, and not a token more")
-	require.Contains(t, stderr.String(), "1 generated")
-	require.True(t, strings.HasSuffix(stderr.String(), "qwenrt: interrupted\n"), stderr)
+	config := filepath.Join(t.TempDir(), "config.yaml")
+	require.NoError(t, os.WriteFile(config, []byte("slots: 2\n"), 0o666))
+	for _, c := range []struct {
+		why  string
+		args []string
+	}{
+		{"an answer alone", nil},
+		{"one answer streams where there is room for several", []string{"--config", config}},
+	} {
+		ctx, cancel := context.WithCancel(t.Context())
+		stdout, stderr := &cancelling{cancel: cancel}, &bytes.Buffer{}
+		args := append([]string{"run", model, "-p", question, "--no-think", "--temperature", "0"}, c.args...)
+		code := run(ctx, args, strings.NewReader(""), stdout, stderr)
+		require.Equal(t, exitInterrupted, code, "%s: %s", c.why, stderr)
+		require.Equal(t, "The\n", stdout.String(), "%s: what there is, and not a token more", c.why)
+		require.Contains(t, stderr.String(), "1 generated", c.why)
+		require.True(t, strings.HasSuffix(stderr.String(), "qwenrt: interrupted\n"), "%s: %s", c.why, stderr)
+	}
 }
 
 // TestInterruptSignal sends a real Ctrl-C to a real process.
