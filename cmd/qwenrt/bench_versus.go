@@ -276,10 +276,10 @@ func isConfig(path string) bool {
 	return err == nil && st.Mode().IsRegular() && slices.Contains([]string{".yaml", ".yml", ".json"}, filepath.Ext(path))
 }
 
-// isProgram reports whether a file may be executed.
+// isProgram reports whether a file may be executed, and is neither a model nor a configuration: some file systems let every file be.
 func isProgram(path string) bool {
 	st, err := os.Stat(path)
-	return err == nil && st.Mode().IsRegular() && st.Mode()&0o111 != 0 && !strings.HasSuffix(path, ".onnx")
+	return err == nil && st.Mode().IsRegular() && st.Mode()&0o111 != 0 && !strings.HasSuffix(path, ".onnx") && !isConfig(path)
 }
 
 func (p *program) printVersus(sides [2]side, results []bench.Comparison, margin float64) error {

@@ -25,6 +25,7 @@ func TestBenchVersus(t *testing.T) {
 	plain, int8 := filepath.Join(dir, "plain.yaml"), filepath.Join(dir, "int8.json")
 	require.NoError(t, os.WriteFile(plain, []byte("threads: 1\nprefill_chunk: 3\n"), 0o666))
 	require.NoError(t, os.WriteFile(int8, []byte(`{"precision": "int8"}`), 0o666))
+	require.NoError(t, os.Chmod(int8, 0o777)) // as every file is on some file systems
 	const model = "qwen3 9.97M "
 	for _, c := range []struct {
 		why          string
