@@ -30,6 +30,10 @@ func TestPerfEvent(t *testing.T) {
 	failure := errors.New("failed")
 	_, err = perfEvent{unix.PERF_TYPE_SOFTWARE, unix.PERF_COUNT_SW_TASK_CLOCK}.count(func() error { return failure })
 	require.ErrorIs(t, err, failure)
+
+	// What some virtual machines make of a counter that they do not have.
+	_, err = perfEvent{unix.PERF_TYPE_SOFTWARE, unix.PERF_COUNT_SW_DUMMY}.count(func() error { return nil })
+	require.ErrorIs(t, err, ErrNoCounter, "an event that does not happen")
 }
 
 // TestInstructions takes both answers: virtual machines often have no counter.
