@@ -117,6 +117,8 @@ type gateJob struct {
 	base    *gate.Baseline // nil without --baseline
 	update  bool
 	report  gate.Report
+
+	uncounted string // why there are no instructions
 }
 
 func (p *program) benchGate(c *cli.Context) error {
@@ -283,7 +285,7 @@ func (j *gateJob) measure() error {
 		case measured:
 			j.compareWithBaseline(m.Metric, value)
 		default:
-			j.add(gate.Absent(m.Metric, gate.Value{Absent: true}, j.limits[m.Name], bench.ErrNoCounter.Error()))
+			j.add(gate.Absent(m.Metric, gate.Value{Absent: true}, j.limits[m.Name], j.uncounted))
 		}
 		if err != nil {
 			return err
@@ -331,7 +333,9 @@ func (j *gateJob) values(path string, threads int) (map[string]gate.Value, error
 		switch n, err := bench.Instructions(j.c.Context, path, runner.Options{}, 0); {
 		case err == nil:
 			values["instructions"] = gate.Value{Number: n}
-		case !errors.Is(err, bench.ErrNoCounter):
+		case errors.Is(err, bench.ErrNoCounter):
+			j.uncounted = oneLine(err)
+		default:
 			return nil, err
 		}
 	}
