@@ -143,7 +143,7 @@ func (s *Sampler) settle(c *candidates, edge []int32, k cut, target float64) cut
 			break
 		}
 		partOf := func(i int32) int { return min(int((distance(i)-lo)*scale), edgeParts-1) }
-		parts := &s.parts
+		parts := s.parts
 		clear(parts[:])
 		for _, i := range left {
 			parts[partOf(i)] += c.weights[i]

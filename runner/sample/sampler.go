@@ -31,11 +31,11 @@ type Sampler struct {
 	mass    *[slots]float64
 
 	edge, left []int32 // candidates at the edge of what a filter keeps
-	parts      [edgeParts]float64
+	parts      *[edgeParts]float64
 }
 
 // New returns a sampler for logits of vocab tokens. Its buffers take at most 40 bytes
-// a token; a greedy one has none.
+// a token; a greedy one that does not alter logits has none.
 func New(params Params, vocab int) (*Sampler, error) {
 	if vocab <= 0 || vocab > math.MaxInt32 {
 		return nil, fmt.Errorf("sample: a vocabulary of %d tokens: it must have at least one and fit 32 bits", vocab)
@@ -68,7 +68,7 @@ func (s *Sampler) Reset(params Params) error {
 	}
 	if (params.nucleus() || params.typical()) && s.mass == nil {
 		s.mass = new([slots]float64)
-		s.edge, s.left = make([]int32, s.vocab), make([]int32, s.vocab)
+		s.edge, s.left, s.parts = make([]int32, s.vocab), make([]int32, s.vocab), new([edgeParts]float64)
 	}
 	return nil
 }
