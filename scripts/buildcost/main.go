@@ -10,7 +10,8 @@
 // little about a program that maps its weights.
 //
 // The command's output passes through and the exit status is the command's. The cost goes to standard
-// error; with -json it goes to a file, with -row to standard output as a row of a markdown table.
+// error; with -json it goes to a file, with -row wall time and memory go to standard output
+// as a row of a markdown table.
 package main
 
 import (

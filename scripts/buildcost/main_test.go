@@ -69,6 +69,7 @@ func TestRun(t *testing.T) {
 	var c cost
 	require.NoError(t, json.Unmarshal(b, &c))
 	require.Positive(t, c.Wall)
+	require.Positive(t, c.CPU)
 	require.GreaterOrEqual(t, c.VmHWM, int64(held), "of a child that has ended")
 
 	stdout.Reset()
