@@ -65,6 +65,22 @@ func TestPrefixCache(t *testing.T) {
 	}
 }
 
+// Answers to one prompt share what it had from the cache, also where there is no place in the batch for all of them.
+func TestPrefixCacheOfSeveralAnswers(t *testing.T) {
+	m := batches["rotary embedding"]
+	for _, slots := range []int{0, 2, 3} {
+		r := m.open(t, runner.Options{Slots: slots, PrefixCache: 1 << 20})
+		decoderOf(t, r, m.prompt(3)) // takes a place
+		q := plain(m.prompt(41), 3)
+		q.N = 2
+		for _, cached := range []int{0, 32} { // whole blocks of 16
+			for _, a := range answersOf(t, r, q) {
+				require.Equal(t, cached, a.Result.CachedTokens, "%d slots", slots)
+			}
+		}
+	}
+}
+
 // A cache that is full drops what was used longest ago, and a path's end before its beginning.
 func TestPrefixCacheEvicts(t *testing.T) {
 	m := batches["rotary embedding"]

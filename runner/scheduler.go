@@ -262,7 +262,12 @@ func (t *slot) fork() (decoder, error) {
 	at := s.free()
 	if at < 0 {
 		defer s.mu.Unlock()
-		return t.seq().fork()
+		f, err := t.seq().Fork()
+		if err != nil {
+			return nil, err
+		}
+		f.hit = t.hit
+		return f, nil
 	}
 	f := s.newSlot()
 	f.hit = t.hit
