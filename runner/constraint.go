@@ -7,7 +7,8 @@ import (
 )
 
 // Constraint restricts an answer to what a grammar allows. It sees tokens, not text, and is for one answer:
-// a generation works on clones, so that one value serves many requests.
+// a generation works on clones, so that one value serves many requests. The methods of a clone are called one
+// after the other, but not all from one goroutine: Mask may run while the model does.
 type Constraint interface {
 	// Mask sets bit i%32 of mask[i/32] for each token i that may follow, and clears all other bits. mask has
 	// room for the model's vocabulary. The model's end tokens are not the constraint's to allow: end reports

@@ -258,7 +258,9 @@ func (g *generation) answers(ctx context.Context, show func(Event, error) bool) 
 	n := max(1, g.q.N)
 	lanes := min(n, g.r.lanes())
 	first := g.answer(0, g.seq)
-	first.lookAhead()
+	if !first.over() {
+		first.lookAhead()
+	}
 	defer first.limits.settle()
 	logits, err := g.runPrompt(ctx, lanes)
 	if err != nil {

@@ -39,5 +39,8 @@ func TestPanicOfAConstraint(t *testing.T) {
 	require.PanicsWithValue(t, "its own", func() {
 		_, _, _ = r.Text(t.Context(), runner.Request{Tokens: m.prompt(3), Constraint: &broken{script{open: true}}})
 	})
+	_, result, err := r.Text(t.Context(), runner.Request{Tokens: m.prompt(3), Constraint: &broken{}})
+	require.NoError(t, err, "it is done from the beginning, and so not asked what may follow")
+	require.Equal(t, runner.Stop, result.Reason)
 	require.NoError(t, r.Close())
 }
