@@ -450,10 +450,10 @@ func (a *answer) echo(show func(Event, error) bool) (Reason, error) {
 // choose takes a token, its probability, and its time.
 func (a *answer) choose(logits []float32, ev *Event) (err error) {
 	a.g.r.withoutPadding(logits)
-	forbid(logits, a.g.never)
 	if a.g.q.Logprobs {
 		ev.Logprobs = a.g.logprobs(logits)
 	}
+	forbid(logits, a.g.never)
 	if err := a.restrict(logits, a.g.end); err != nil {
 		return err
 	}

@@ -114,6 +114,21 @@ func TestToolNone(t *testing.T) {
 	require.NotContains(t, answersOf(t, r, q)[0].Text, "<tool_call>")
 }
 
+// TestToolNoneLogprobs holds that log-probabilities are the model's own, as with any other restriction.
+func TestToolNoneLogprobs(t *testing.T) {
+	r := chatty(t)
+	q := calling(runner.ToolAuto, "", 0)
+	q.Sampling, q.MaxTokens, q.Logprobs, q.TopLogprobs = greedy, 1, true, 5
+	want := answersOf(t, r, q)[0].Logprobs[0].Top
+	q.ToolChoice = runner.ToolNone
+	got := answersOf(t, r, q)[0].Logprobs[0].Top
+	require.Len(t, got, len(want))
+	for i, w := range want {
+		require.Equal(t, w.Token, got[i].Token)
+		require.InDelta(t, w.Logprob, got[i].Logprob, 1e-5)
+	}
+}
+
 func TestToolChoiceErrors(t *testing.T) {
 	r := chatty(t)
 	for _, c := range []struct {
