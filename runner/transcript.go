@@ -89,9 +89,6 @@ func (t *transcript) add(token int32) (d chat.Delta, stopped bool, err error) {
 		}
 	}
 	t.tokens++
-	if t.stream == nil {
-		return d, false, nil
-	}
 	text, err := t.decode(token)
 	if err != nil {
 		return d, false, err
