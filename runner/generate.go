@@ -360,8 +360,8 @@ type answer struct {
 	called bool // the answer has tool calls
 
 	first   time.Time     // when the first token was there
-	took    time.Duration // from the first token to the last, for
-	decoded int           // steps
+	took    time.Duration // from the first token to the last
+	decoded int           // steps in that time
 }
 
 func (g *generation) answer(index int, seq decoder) *answer {

@@ -22,7 +22,7 @@ type Request struct {
 	// taken out of the answer's text; see chat.Parser.
 	Messages []chat.Message
 	// Think switches the model's thinking on or off where its template has such a switch. Nil
-	// leaves it to the template; Qwen3 then thinks. With a Constraint nil is off.
+	// leaves it to the template; Qwen3 then thinks. With a Constraint, or a tool call that is required, nil is off.
 	Think *bool
 	// Tools are descriptions of functions that the template shows to the model, each a JSON object.
 	Tools []json.RawMessage
@@ -51,9 +51,9 @@ type Request struct {
 	// Beams, above 1, asks for a beam search with so many beams, of which the best N are the answers; they
 	// come when all are found. LengthPenalty is the power of an answer's length that its score is divided by, nil
 	// for 1; EarlyStopping ends the search when there are as many answers as beams. All three are
-	// transformers'. There is no sampling, and nothing of Logprobs, Speculate and Shift. A beam ends with a stop string as
-	// it does with an end token, and Constraint takes tokens from each beam's continuations.
-	// Each beam has a KV cache. At most 32.
+	// transformers'. There is no sampling, and nothing of Logprobs, Speculate and Shift. A beam ends with a stop
+	// string as it does with an end token, and Constraint takes tokens from each beam's continuations. Each beam
+	// has a KV cache. At most 32.
 	Beams         int
 	LengthPenalty *float64
 	EarlyStopping bool

@@ -116,11 +116,11 @@ type Runner struct {
 	template *chat.Template // nil where the folder has none
 	tmplErr  error
 
-	scheduler    *scheduler   // nil: each generation has runs of its own
-	prefix       *prefixCache // nil: none
-	tokHash      *[32]byte    // under mu; nil until it is needed
-	vocabulary   lazyVocabulary
-	toolGrammars toolGrammars // for constraints
+	scheduler    *scheduler     // nil: each generation has runs of its own
+	prefix       *prefixCache   // nil: none
+	tokHash      *[32]byte      // under mu; nil until it is needed
+	vocabulary   lazyVocabulary // for constraints
+	toolGrammars toolGrammars   // for required tool calls
 
 	hashOnce sync.Once // modelHash
 	hash     [32]byte
@@ -265,8 +265,8 @@ func (r *Runner) load(ctx context.Context, file string, o Options) error {
 	return r.schedule(o, file)
 }
 
-// loadText opens what turns text into tokens, beside ONNX Runtime's library and the graph. Where there is none, whoever needs it
-// is told.
+// loadText opens what turns text into tokens, while ONNX Runtime's library and the graph are loaded. Where there
+// is none, whoever needs it is told.
 func (r *Runner) loadText() (done chan struct{}) {
 	done = make(chan struct{})
 	go func() {

@@ -8,11 +8,14 @@ import (
 	"strings"
 )
 
-// The markup that Qwen3 and many others put around reasoning and tool calls in their answers.
+// The markup that Qwen3 and many others put around reasoning in their answers.
 const (
 	thinkOpen  = "<think>"
 	thinkClose = "</think>"
+)
 
+// ToolCallOpen and ToolCallClose are the markup that they put around each tool call.
+const (
 	ToolCallOpen  = "<tool_call>"
 	ToolCallClose = "</tool_call>"
 )

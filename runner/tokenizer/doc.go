@@ -16,10 +16,10 @@
 //	text := stream.Flush()
 //
 // The reference for encoding is the Hugging Face tokenizers library, through
-// github.com/daulet/tokenizers and its static library. A tokenizer.json of the form
-// that Qwen2 and Qwen3 have is encoded here, where the text is
-// known to give the same ids: it is in Unicode's normal form C, of characters that Go's
-// version of Unicode knows. The library is loaded when another text first comes; for
+// github.com/daulet/tokenizers and its static library. For a tokenizer.json of the
+// form that Qwen2 and Qwen3 have, texts are encoded here where that is known to give
+// the same ids: the text is in Unicode's normal form C, and Go's version of Unicode
+// knows its characters. The library is loaded when another text first comes; for
 // tokenizers of other forms, by Open. Decoding is done here for
 // byte-level BPE, which Qwen3 and most current models use: each token stands for
 // fixed bytes, so a table of them gives the text exactly, without a call to the

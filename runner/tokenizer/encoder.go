@@ -16,7 +16,7 @@ const singleBytes = 256
 // encoder is byte-level BPE as Qwen's tokenizer.json defines it (see qwenForm). It gives the ids that the tokenizers library
 // gives, or none: where characters are not settled, the library is to be asked.
 //
-// The merge that makes a token is two tokens, which its spelling and the length of the first tell. Ids rise in the order of the merges.
+// A token's spelling and the length of its left part tell the merge that makes it. Ids rise in the order of the merges.
 type encoder struct {
 	ids    map[string]int32 // by spelling
 	bytes  [singleBytes]int32
