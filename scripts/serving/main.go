@@ -3,10 +3,11 @@
 //	go run ./scripts/serving MODEL_DIR
 //	go run ./scripts/serving -draft DRAFT_DIR -text FILE MODEL_DIR
 //
-// It prints the speed of one generation and of eight at once, as a whole and in the common steps alone; the time to the
-// first token of a prompt of which nine tenths are known; and the speed of an answer that copies. That answer is given: each token is taken from a text instead of from the logits, so that any weights will
-// do. With -draft it prints instead how many guesses of a smaller model are right in greedy answers to pieces of a text,
-// and the speed; without a text, prompts are random.
+// It prints the speed of one generation and of eight at once, as a whole and in the common steps alone; the time to
+// the first token of a prompt of which nine tenths are known; and the speed of an answer that copies. That answer is
+// given: each token is taken from a text instead of from the logits, so that any weights will do. With -draft it
+// prints instead how many guesses of a smaller model are right in greedy answers to pieces of a text, and the speed;
+// without a text, prompts are random.
 package main
 
 import (
@@ -41,7 +42,10 @@ func run() error {
 	text := flag.String("text", "", "file whose pieces are the prompts with -draft")
 	flag.Parse()
 	if flag.NArg() != 1 {
-		return fmt.Errorf("usage: serving [flags] MODEL_DIR")
+		return errors.New("usage: serving [flags] MODEL_DIR")
+	}
+	if err := check(*rounds, *prompt, *answer, *draft != "", *text != ""); err != nil {
+		return err
 	}
 	r, err := runner.Open(context.Background(), flag.Arg(0), runner.Options{Threads: *threads, Slots: 8, PrefixCache: 1 << 30})
 	if err != nil {
@@ -68,6 +72,22 @@ func run() error {
 		}
 	}
 	return nil
+}
+
+// check looks at flags before a model is loaded for them.
+func check(rounds, prompt, answer int, drafts, text bool) error {
+	var faults []error
+	fault := func(is bool, format string, args ...any) {
+		if is {
+			faults = append(faults, fmt.Errorf(format, args...))
+		}
+	}
+	fault(rounds < 1, "-rounds is %d, want 1 or more", rounds)
+	fault(prompt < 1, "-p is %d, want 1 or more", prompt)
+	fault(answer < 2, "-n is %d, want 2 or more: the first token is the prompt's", answer)
+	fault(!drafts && answer > prompt, "-n is %d, want -p, %d, at most: an answer that copies is part of the prompt", answer, prompt)
+	fault(text && !drafts, "-text is for -draft")
+	return errors.Join(faults...)
 }
 
 type measurement struct {
