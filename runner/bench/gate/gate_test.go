@@ -221,6 +221,10 @@ func TestHistory(t *testing.T) {
 	require.Equal(t, 1, strings.Count(svg.String(), ">148</text>"), "one mark where all are equal")
 	require.Equal(t, Regression, (&Entry{Verdict: Regression}).verdict("tg64"), "of a history without verdicts of metrics")
 
+	svg.Reset()
+	require.NoError(t, WriteChart(&svg, []Entry{{Time: at, Label: "c", Machine: "m", Values: map[string]float64{"bytes": 6772528}}}))
+	require.Contains(t, svg.String(), "c: 6772528 (m)", "a count is shown in full")
+
 	_, err = ReadHistory(strings.NewReader("\n{\n"))
 	require.ErrorContains(t, err, "line 2")
 	require.ErrorContains(t, WriteChart(&svg, nil), "no entries")

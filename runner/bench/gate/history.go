@@ -175,7 +175,7 @@ func newPanel(name string, entries []Entry, top float64) panel {
 			if high > low {
 				y = p.Bottom - (v-low)/(high-low)*panelHeight
 			}
-			text := fmt.Sprintf("%s %s: %.6g (%s)", e.Time.Format(time.DateOnly), e.Label, v, machine)
+			text := fmt.Sprintf("%s %s: %v (%s)", e.Time.Format(time.DateOnly), e.Label, Value{Number: v}, machine)
 			l.Points = append(l.Points, dot{p.Left + float64(i)*step, y, text, color[e.verdict(name)]})
 		}
 		p.Lines = append(p.Lines, l)
