@@ -67,7 +67,7 @@ func stepAllocs(ctx context.Context, path string, o runner.Options, depth int) (
 	return allocs, err
 }
 
-// ErrNoCounter means that the machine, or what it lets a process do, has no such counter.
+// ErrNoCounter means that the machine cannot count instructions, or does not let this process do so.
 var ErrNoCounter = errors.New("the machine does not count instructions")
 
 // Instructions counts the CPU's instructions in a decode step behind depth tokens of context, on one thread: several wait for each
