@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"runtime"
 	"slices"
 	"sync"
 	"sync/atomic"
@@ -47,29 +48,38 @@ func plain(prompt []int32, n int) runner.Request {
 // TestBatch holds that generations that share runs give the answers that they give alone, whatever their
 // lengths, and however they come and go: the cache grows, places fall empty and are taken again.
 func TestBatch(t *testing.T) {
+	// Steps of microseconds leave nobody else a turn on a single processor, real ones do.
+	defer runtime.GOMAXPROCS(runtime.GOMAXPROCS(max(4, runtime.GOMAXPROCS(0))))
 	for name, m := range batches {
 		t.Run(name, func(t *testing.T) {
 			alone := m.open(t, runner.Options{})
 			r := open(t, alone.Info().Dir, runner.Options{Slots: 3, PrefillChunk: 50})
-			var all sync.WaitGroup
+			var requests []runner.Request
+			var want [][]int32
 			for i := range 12 {
-				all.Go(func() {
-					q := plain(m.prompt(3+41*i), 10+17*(i%5))
-					want, err := answerOf(t, alone, q)
-					if err != nil {
-						t.Error(err)
-						return
-					}
-					got, err := answerOf(t, r, q)
-					if err != nil || !slices.Equal(want, got) {
-						t.Errorf("generation %d: %v, %v, want %v", i, got, err, want)
-					}
-				})
+				q := plain(m.prompt(3+41*i), 10+17*(i%5))
+				answer, err := answerOf(t, alone, q)
+				require.NoError(t, err)
+				requests, want = append(requests, q), append(want, answer)
 			}
-			all.Wait()
-			stats := r.BatchStats()
-			if stats.Tokens <= stats.Steps {
-				t.Errorf("%+v: nothing was shared", stats)
+			// How many generations meet is up to the system: they are sent again until some have.
+			const waves = 100
+			for wave := 0; ; wave++ {
+				var all sync.WaitGroup
+				for i, q := range requests {
+					all.Go(func() {
+						got, err := answerOf(t, r, q)
+						if err != nil || !slices.Equal(want[i], got) {
+							t.Errorf("generation %d: %v, %v, want %v", i, got, err, want[i])
+						}
+					})
+				}
+				all.Wait()
+				stats := r.BatchStats()
+				if t.Failed() || stats.Tokens > stats.Steps {
+					break
+				}
+				require.Less(t, wave, waves, "%+v: nothing was shared", stats)
 			}
 		})
 	}
@@ -135,7 +145,10 @@ func TestBatchQueue(t *testing.T) {
 	ctx, cancel := context.WithCancel(t.Context())
 	waits := make(chan error)
 	all.Go(func() {
-		_, _, err := r.Text(ctx, plain(m.prompt(3), 2))
+		err := runner.ErrBusy
+		for errors.Is(err, runner.ErrBusy) { // while one of those below has the place
+			_, _, err = r.Text(ctx, plain(m.prompt(3), 2))
+		}
 		waits <- err
 	})
 	var err error
