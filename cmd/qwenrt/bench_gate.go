@@ -17,6 +17,7 @@ import (
 
 	"github.com/urfave/cli/v2"
 
+	"github.com/qwenrt/qwenrt/internal/atomicfile"
 	"github.com/qwenrt/qwenrt/runner"
 	"github.com/qwenrt/qwenrt/runner/bench"
 	"github.com/qwenrt/qwenrt/runner/bench/gate"
@@ -528,10 +529,7 @@ func (j *gateJob) write() error {
 	if err != nil {
 		return err
 	}
-	return newFile(c.String("baseline"), func(w io.Writer) error {
-		_, err := w.Write(text)
-		return err
-	})
+	return atomicfile.WriteBytes(c.String("baseline"), 0o666, text)
 }
 
 // appendFile has lines added to a file, which is made where it is not there.

@@ -13,6 +13,8 @@ import (
 	"strings"
 
 	"golang.org/x/term"
+
+	"github.com/qwenrt/qwenrt/internal/atomicfile"
 )
 
 // lineReader reads what a user types.
@@ -164,8 +166,5 @@ func (h *history) write(file string) error {
 			return err
 		}
 	}
-	return newFile(file, func(w io.Writer) error {
-		_, err := w.Write(b.Bytes())
-		return err
-	})
+	return atomicfile.WriteBytes(file, 0o666, b.Bytes())
 }

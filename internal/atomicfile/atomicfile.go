@@ -24,6 +24,14 @@ func Write(path string, perm fs.FileMode, write func(io.Writer) error) error {
 	return replace(path, perm, write, func(*os.File) error { return nil })
 }
 
+// WriteBytes is Write for content that is there already.
+func WriteBytes(path string, perm fs.FileMode, content []byte) error {
+	return Write(path, perm, func(w io.Writer) error {
+		_, err := w.Write(content)
+		return err
+	})
+}
+
 // WriteDurable is Write for files that are to outlast a power cut: content and name are on the disk when it returns.
 func WriteDurable(path string, perm fs.FileMode, write func(io.Writer) error) error {
 	if err := replace(path, perm, write, (*os.File).Sync); err != nil {

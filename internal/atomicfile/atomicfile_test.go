@@ -13,6 +13,14 @@ import (
 
 var writers = map[string]func(string, fs.FileMode, func(io.Writer) error) error{"write": Write, "durable": WriteDurable}
 
+func TestWriteBytes(t *testing.T) {
+	path := filepath.Join(t.TempDir(), "file")
+	require.NoError(t, WriteBytes(path, 0o600, []byte("text")))
+	b, err := os.ReadFile(path)
+	require.NoError(t, err)
+	require.Equal(t, "text", string(b))
+}
+
 func put(text string) func(io.Writer) error {
 	return func(w io.Writer) error {
 		_, err := io.WriteString(w, text)

@@ -5,7 +5,6 @@ import (
 	"encoding/hex"
 	"errors"
 	"fmt"
-	"io"
 	"io/fs"
 	"os"
 	"path/filepath"
@@ -80,10 +79,7 @@ func (p Profile) Write() (string, error) {
 		err = os.MkdirAll(filepath.Dir(path), 0o777)
 	}
 	if err == nil {
-		err = atomicfile.Write(path, 0o666, func(w io.Writer) error {
-			_, err := w.Write(text)
-			return err
-		})
+		err = atomicfile.WriteBytes(path, 0o666, text)
 	}
 	if err != nil {
 		return "", fmt.Errorf("accelerate: profile: %w", err)

@@ -8,7 +8,6 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
-	"io"
 	"io/fs"
 	"math"
 	"os"
@@ -498,11 +497,7 @@ func (h *hunt) keep(name string, t Trial) error {
 	if err := os.MkdirAll(filepath.Dir(h.State), 0o777); err != nil {
 		return fmt.Errorf("tune: %w", err)
 	}
-	err = atomicfile.Write(h.State, 0o666, func(w io.Writer) error {
-		_, err := w.Write(text)
-		return err
-	})
-	if err != nil {
+	if err := atomicfile.WriteBytes(h.State, 0o666, text); err != nil {
 		return fmt.Errorf("tune: %w", err)
 	}
 	return nil
