@@ -58,7 +58,7 @@ func Measure(ctx context.Context, from accelerate.Source, a *Advice, text string
 	}
 	defer func() { err = errors.Join(err, os.RemoveAll(dir)) }()
 	q := quality{text: text, file: filepath.Join(dir, "logits")}
-	var trials []trial
+	var trials []measurement
 	for _, c := range a.All {
 		if !c.Fits {
 			continue
@@ -68,7 +68,7 @@ func Measure(ctx context.Context, from accelerate.Source, a *Advice, text string
 		if err != nil {
 			return nil, fmt.Errorf("tune: %s: %w", c.Name, err)
 		}
-		trials = append(trials, trial{Measured: Measured{Expectation: c}, prepared: p})
+		trials = append(trials, measurement{Measured: Measured{Expectation: c}, prepared: p})
 	}
 	for round := range measuredRounds {
 		for i := range trials {
@@ -86,15 +86,15 @@ func Measure(ctx context.Context, from accelerate.Source, a *Advice, text string
 	return all, nil
 }
 
-// trial is a candidate with what its rounds gave.
-type trial struct {
+// measurement is a candidate with what its rounds gave.
+type measurement struct {
 	Measured
 	prepared        *accelerate.Prepared
 	prefill, decode []float64 // tokens a second
 }
 
 // run is one round: it opens the model, runs and closes it.
-func (t *trial) run(ctx context.Context, tokens int, q *quality, step func(string)) (err error) {
+func (t *measurement) run(ctx context.Context, tokens int, q *quality, step func(string)) (err error) {
 	debug.FreeOSMemory() // what quantising left, which would pass for the model's
 	_, before := machine.ResidentMemory()
 	step("open")
