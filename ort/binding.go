@@ -32,7 +32,7 @@ type Slot struct {
 	cname   capi.Name
 	output  bool
 	bound   *memory          // what the slot keeps from being freed
-	device  *capi.MemoryInfo // where ONNX Runtime allocates the output; nil where it does not
+	memory  *capi.MemoryInfo // where ONNX Runtime allocates the output; nil where it does not
 }
 
 // NewBinding returns a binding with nothing bound.
@@ -98,31 +98,26 @@ func (b *Binding) BindOutput(name string, t *Tensor) error {
 	return s.Set(t)
 }
 
-// BindOutputToDevice lets ONNX Runtime allocate an output anew in each run, in the
-// memory called memory ("Cpu", "Cuda") of a device. Outputs returns it.
-//
-// Only "Cpu" is covered by this package's tests.
-func (b *Binding) BindOutputToDevice(name, memory string, device int) error {
+// BindOutputTo lets ONNX Runtime allocate an output anew in each run, in the memory
+// at. Outputs returns it.
+func (b *Binding) BindOutputTo(name string, at Location) error {
 	s, err := b.Output(name)
 	if err != nil {
 		return err
 	}
-	what := fmt.Sprintf("bind %s to memory %s:%d", name, memory, device)
-	info, err := capi.Memory(memory, device)
-	if err != nil {
-		return wrap(what, err)
-	}
 	if err := b.acquire(); err != nil {
-		capi.ReleaseMemory(info)
 		return err
 	}
 	defer b.unlock()
+	info, err := b.session.memoryAt(at)
+	if err != nil {
+		return err
+	}
 	if err := capi.BindOutputTo(b.handle, s.cname, info); err != nil {
-		capi.ReleaseMemory(info)
-		return wrap(what, err)
+		return wrap(fmt.Sprintf("bind %s to memory %s", name, at), err)
 	}
 	s.drop()
-	s.device = info
+	s.memory = info
 	b.allocated = append(b.allocated, s)
 	return nil
 }
@@ -160,11 +155,10 @@ func (s *Slot) drop() {
 		s.bound.release()
 		s.bound = nil
 	}
-	if s.device == nil {
+	if s.memory == nil {
 		return
 	}
-	capi.ReleaseMemory(s.device)
-	s.device = nil
+	s.memory = nil
 	b := s.binding
 	b.allocated = slices.DeleteFunc(b.allocated, func(other *Slot) bool { return other == s })
 }
@@ -186,7 +180,7 @@ func (b *Binding) Run(control *RunControl) error {
 	// them again has it allocate, as their shape may differ and somebody may hold
 	// them.
 	for _, s := range b.allocated {
-		if err := capi.BindOutputTo(b.handle, s.cname, s.device); err != nil {
+		if err := capi.BindOutputTo(b.handle, s.cname, s.memory); err != nil {
 			return wrap("bind "+s.name, err)
 		}
 	}
@@ -211,7 +205,7 @@ func (b *Binding) checkInputs() error {
 }
 
 // Outputs returns the outputs of the last run that ONNX Runtime allocated
-// (BindOutputToDevice), by name. The caller closes them; the next run does not
+// (BindOutputTo), by name. The caller closes them; the next run does not
 // touch them.
 func (b *Binding) Outputs() (map[string]*Tensor, error) {
 	if err := b.acquire(); err != nil {

@@ -43,8 +43,7 @@ func TestBindingErrors(t *testing.T) {
 	x := floats(t, make([]float32, 4), 1, 4)
 	requireError(t, b.BindInput("z", x), ort.ErrInvalidArgument, `no input "z"; it has x, y`)
 	requireError(t, b.BindOutput("x", x), ort.ErrInvalidArgument, `no output "x"; it has z`)
-	requireError(t, b.BindOutputToDevice("x", "Cpu", 0), ort.ErrInvalidArgument, `no output "x"`)
-	requireError(t, b.BindOutputToDevice("z", "NoSuchMemory", 0), ort.ErrInvalidArgument, "NoSuchMemory")
+	requireError(t, b.BindOutputTo("x", ort.Location{}), ort.ErrInvalidArgument, `no output "x"`)
 	requireError(t, b.BindInput("x", nil), ort.ErrInvalidArgument, "bind x")
 
 	require.NoError(t, b.BindInput("x", x))
@@ -102,7 +101,7 @@ func TestGrowingInput(t *testing.T) {
 func TestOutputsThatRuntimeAllocates(t *testing.T) {
 	s := open(t, "add", ort.SessionConfig{})
 	b := bind(t, s)
-	require.NoError(t, b.BindOutputToDevice("z", "Cpu", 0))
+	require.NoError(t, b.BindOutputTo("z", ort.Location{}))
 	results := map[int64]*ort.Tensor{}
 	for rows := int64(1); rows <= 3; rows++ { // another shape each time, under one binding
 		x := floats(t, make([]float32, 4*rows), rows, 4)
@@ -135,7 +134,7 @@ func TestOutputsNamesOnlyItsOwn(t *testing.T) {
 	}
 	for _, v := range s.Outputs() { // two among tensors that are bound
 		if v.Name == "y_int8" || v.Name == "y_bfloat16" {
-			require.NoError(t, b.BindOutputToDevice(v.Name, "Cpu", 0))
+			require.NoError(t, b.BindOutputTo(v.Name, ort.Location{}))
 			continue
 		}
 		y, err := ort.NewTensor(v.DType, 1)

@@ -22,6 +22,8 @@ type Session struct {
 	inputs      []ValueInfo
 	outputs     []ValueInfo
 	overridable []ValueInfo
+	inputsAt    []place // in the order of inputs
+	outputsAt   []place
 }
 
 // ValueInfo describes an input, an output or an overridable initializer.
@@ -121,7 +123,12 @@ func (s *Session) describe() error {
 			*into = append(*into, ValueInfo{Name: v.Name, DType: DType(v.DType), Shape: v.Shape, SymbolicDims: v.Symbols})
 		}
 	}
-	return nil
+	var err error
+	if s.inputsAt, err = places(s.handle, capi.Inputs, len(s.inputs)); err != nil {
+		return err
+	}
+	s.outputsAt, err = places(s.handle, capi.Outputs, len(s.outputs))
+	return err
 }
 
 // Inputs describes the inputs that a run must be given, in the model's order. The

@@ -330,8 +330,6 @@ func TestClosedSession(t *testing.T) {
 	requireError(t, err, ort.ErrClosed, "session")
 	_, err = s.EndProfiling()
 	requireError(t, err, ort.ErrClosed, "session")
-	_, err = ort.NewDeviceTensor(s, "Cpu", 0, ort.Float32, 1)
-	requireError(t, err, ort.ErrClosed, "session")
 	requireError(t, b.Run(nil), ort.ErrClosed, "session")
 	requireError(t, slot.Set(x), ort.ErrClosed, "session")
 	requireError(t, b.Clear(), ort.ErrClosed, "session")

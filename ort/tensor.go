@@ -34,8 +34,7 @@ type memory struct {
 	size      int
 	owner     *capi.Value     // the value that the block belongs to; nil where capi.Alloc made it
 	allocator *capi.Allocator // to be released after owner; nil where ONNX Runtime sees to it
-	name      string          // "Cpu", "Cuda", ...
-	onCPU     bool
+	at        Location
 }
 
 func (m *memory) retain() *memory {
@@ -72,35 +71,37 @@ func NewTensor(dtype DType, shape ...int64) (*Tensor, error) {
 	if err != nil {
 		return nil, err
 	}
-	m := &memory{info: lib.cpu, size: max(size, 1), name: "Cpu", onCPU: true}
+	m := &memory{info: lib.cpu, size: max(size, 1)}
 	if m.data = capi.Alloc(m.size); m.data == nil {
 		return nil, fmt.Errorf("ort: %w: no memory for a tensor of %d bytes", ErrRuntime, size)
 	}
 	return m.tensor(dtype, 0, shape)
 }
 
-// NewDeviceTensor returns a tensor, its elements unset, in the memory called name
-// ("Cuda", "Cpu") of a device, from the allocator that session has for it. A
-// tensor that is not on the CPU has no Bytes: see [Copy]. Close it before the
-// session.
+// NewTensor returns a tensor in the memory at: as the function NewTensor where that
+// is the CPU's, otherwise its elements unset, from the allocator that the session
+// has for it. at is where an input or an output of the session lies. A tensor that
+// is not on the CPU has no Bytes: see [Copy]. It may outlive the session.
 //
-// Only "Cpu" is covered by this package's tests; other names need a library and a
-// session with the execution provider of that device.
-func NewDeviceTensor(session *Session, name string, device int, dtype DType, shape ...int64) (*Tensor, error) {
+// Errors: as for the function NewTensor; ErrInvalidArgument for memory that the
+// session does not use; ErrClosed.
+func (s *Session) NewTensor(at Location, dtype DType, shape ...int64) (*Tensor, error) {
+	if at == (Location{}) {
+		return NewTensor(dtype, shape...)
+	}
 	if _, err := byteSize(dtype, shape); err != nil {
 		return nil, err
 	}
-	if err := session.acquire(); err != nil {
+	if err := s.acquire(); err != nil {
 		return nil, err
 	}
-	defer session.use.RUnlock()
-	what := fmt.Sprintf("tensor in memory %s:%d", name, device)
-	info, err := capi.Memory(name, device)
+	defer s.use.RUnlock()
+	info, err := s.memoryAt(at)
 	if err != nil {
-		return nil, wrap(what, err)
+		return nil, err
 	}
-	defer capi.ReleaseMemory(info)
-	allocator, err := capi.NewAllocator(session.handle, info)
+	what := "tensor in memory " + at.String()
+	allocator, err := capi.NewAllocator(s.handle, info)
 	if err != nil {
 		return nil, wrap(what, err)
 	}
@@ -121,6 +122,7 @@ func NewDeviceTensor(session *Session, name string, device int, dtype DType, sha
 // adopt makes a tensor of a value that ONNX Runtime allocated. The value is the
 // tensor's, and released if there is an error.
 func adopt(what string, value *capi.Value) (*Tensor, error) {
+	var at Location
 	info, ok, err := capi.DescribeValue(value)
 	if err == nil && !ok {
 		err = fmt.Errorf("%w: the value is no tensor", ErrInvalidArgument)
@@ -128,11 +130,14 @@ func adopt(what string, value *capi.Value) (*Tensor, error) {
 	if err == nil && DType(info.DType).Bits() == 0 {
 		err = fmt.Errorf("%w: tensors of %s cannot be read", ErrInvalidArgument, DType(info.DType))
 	}
+	if err == nil {
+		at, err = locate(info.Memory)
+	}
 	if err != nil {
 		capi.ReleaseValue(value)
 		return nil, wrap(what, err)
 	}
-	m := &memory{info: info.Memory, data: info.Data, size: info.Size, owner: value, name: info.Name, onCPU: info.OnCPU}
+	m := &memory{info: info.Memory, data: info.Data, size: info.Size, owner: value, at: at}
 	return m.tensor(DType(info.DType), 0, info.Shape)
 }
 
@@ -229,18 +234,22 @@ func (t *Tensor) Capacity() int {
 	return t.mem.size - t.offset
 }
 
-// Memory names the memory that t lies in: "Cpu", or a device's, such as "Cuda".
-func (t *Tensor) Memory() string {
+// Location returns the memory that t lies in, that of the CPU for a closed tensor.
+func (t *Tensor) Location() Location {
 	if t.mem == nil {
-		return ""
+		return Location{}
 	}
-	return t.mem.name
+	return t.mem.at
 }
+
+// OnCPU reports whether t has Bytes: whether it is not closed, and lies where this
+// process can read it.
+func (t *Tensor) OnCPU() bool { return t.mem != nil && t.mem.at.OnCPU() }
 
 // Bytes returns the elements as they lie in memory, without a copy; nil for a
 // tensor on a device and for a closed one. The slice must not be used after Close.
 func (t *Tensor) Bytes() []byte {
-	if t.mem == nil || !t.mem.onCPU {
+	if !t.OnCPU() {
 		return nil
 	}
 	return unsafe.Slice((*byte)(unsafe.Add(t.mem.data, t.offset)), t.size)
@@ -292,26 +301,69 @@ func (t *Tensor) usable(what, name string) (*capi.Value, error) {
 // Copy copies the elements of src to dst, which has the same type and as many
 // bytes. Either may lie on a device: then OrtApi::CopyTensors does it, with the
 // data transfer that a provider library has brought (RegisterProviderLibrary);
-// without one it fails. Only copies on the CPU are covered by this package's tests.
+// without one it fails.
 func Copy(dst, src *Tensor) error {
-	d, err := dst.usable("copy", "destination")
-	if err != nil {
-		return err
-	}
-	s, err := src.usable("copy", "source")
-	if err != nil {
-		return err
-	}
-	if dst.dtype != src.dtype || dst.size != src.size {
-		return invalid("copy of %s %v to %s %v", src.dtype, src.shape, dst.dtype, dst.shape)
-	}
-	if dst.mem.onCPU && src.mem.onCPU {
-		copy(dst.Bytes(), src.Bytes())
-		return nil
-	}
 	lib, err := current()
 	if err != nil {
 		return err
 	}
-	return wrap("copy", capi.CopyValue(lib.env, d, s))
+	d, s, err := copyable(dst, src)
+	if err != nil || dst.size == 0 {
+		return err
+	}
+	if dst.OnCPU() && src.OnCPU() {
+		copy(dst.Bytes(), src.Bytes())
+		return nil
+	}
+	return wrap("copy", capi.CopyValues(lib.env, []*capi.Value{d}, []*capi.Value{s}))
+}
+
+// CopyAll is [Copy] for each of dst and the tensor of src in its place, with one
+// call into ONNX Runtime for neighbours that lie in the same memories, as the parts
+// of a KV cache do. All pairs are looked at before anything is copied.
+func CopyAll(dst, src []*Tensor) error {
+	lib, err := current()
+	if err != nil {
+		return err
+	}
+	if len(dst) != len(src) {
+		return invalid("copy of %d tensors to %d", len(src), len(dst))
+	}
+	ds, ss := make([]*capi.Value, len(dst)), make([]*capi.Value, len(src))
+	for i := range dst {
+		if ds[i], ss[i], err = copyable(dst[i], src[i]); err != nil {
+			return err
+		}
+	}
+	for i := 0; i < len(dst); {
+		end := i + 1
+		if dst[i].size == 0 || dst[i].OnCPU() && src[i].OnCPU() {
+			copy(dst[i].Bytes(), src[i].Bytes())
+			i = end
+			continue
+		}
+		for end < len(dst) && dst[end].size > 0 && dst[end].mem.at == dst[i].mem.at && src[end].mem.at == src[i].mem.at {
+			end++
+		}
+		if err := capi.CopyValues(lib.env, ds[i:end], ss[i:end]); err != nil {
+			return wrap("copy", err)
+		}
+		i = end
+	}
+	return nil
+}
+
+// copyable returns the values of two tensors of which one may be copied to the
+// other.
+func copyable(dst, src *Tensor) (d, s *capi.Value, err error) {
+	if d, err = dst.usable("copy", "destination"); err != nil {
+		return nil, nil, err
+	}
+	if s, err = src.usable("copy", "source"); err != nil {
+		return nil, nil, err
+	}
+	if dst.dtype != src.dtype || dst.size != src.size {
+		return nil, nil, invalid("copy of %s %v to %s %v", src.dtype, src.shape, dst.dtype, dst.shape)
+	}
+	return d, s, nil
 }

@@ -32,7 +32,7 @@ func TestEveryTypeGoesThrough(t *testing.T) {
 		x := inputs["x"+name[1:]]
 		require.Equal(t, x.DType(), y.DType(), name)
 		require.Equal(t, x.Bytes(), y.Bytes(), name)
-		require.Equal(t, "Cpu", y.Memory())
+		require.Equal(t, ort.Location{}, y.Location())
 	}
 }
 
@@ -145,21 +145,59 @@ func TestReshape(t *testing.T) {
 	require.Nil(t, x.Bytes())
 }
 
-// A device tensor is made through the session's allocator; on the CPU all of it
-// can be seen.
-func TestDeviceTensor(t *testing.T) {
-	s := open(t, "add", ort.SessionConfig{})
-	x, err := ort.NewDeviceTensor(s, "Cpu", 0, ort.Float32, 1, 4)
+// On the CPU all is in one memory, which is the zero Location.
+func TestLocationsOnCPU(t *testing.T) {
+	s := open(t, "bias", ort.SessionConfig{})
+	for _, name := range []string{"x", "bias"} {
+		at, err := s.InputLocation(name)
+		require.NoError(t, err)
+		require.Equal(t, ort.Location{}, at, name)
+	}
+	at, err := s.OutputLocation("y")
 	require.NoError(t, err)
-	defer x.Close()
-	require.Equal(t, "Cpu", x.Memory())
-	require.NoError(t, ort.Copy(x, floats(t, []float32{1, 2, 3, 4}, 1, 4)))
-	z := run(t, s, map[string]*ort.Tensor{"x": x, "y": x})["z"]
-	require.Equal(t, []float32{2, 4, 6, 8}, ort.Data[float32](z))
+	require.Equal(t, ort.Location{}, at)
+	require.Equal(t, "Cpu", at.Name())
+	require.Equal(t, "Cpu", at.String())
+	require.True(t, at.OnCPU())
+	_, err = s.InputLocation("y")
+	requireError(t, err, ort.ErrInvalidArgument, `no input "y"; it has x, bias`)
+	_, err = s.OutputLocation("x")
+	requireError(t, err, ort.ErrInvalidArgument, `no output "x"; it has y`)
 
-	requireError(t, ort.Copy(x, floats(t, []float32{1}, 1)), ort.ErrInvalidArgument, "[1] to float32 [1 4]")
-	_, err = ort.NewDeviceTensor(s, "NoSuchMemory", 0, ort.Float32, 1)
-	requireError(t, err, ort.ErrInvalidArgument, "NoSuchMemory:0")
-	_, err = ort.NewDeviceTensor(s, "Cuda", 0, ort.Float32, 1)
-	require.ErrorContains(t, err, "Cuda:0", "this session has no such device")
+	x, err := s.NewTensor(at, ort.Float32, 2)
+	require.NoError(t, err)
+	require.True(t, x.OnCPU())
+	require.Equal(t, at, x.Location())
+	require.NoError(t, ort.Copy(x, floats(t, []float32{1, 2}, 2)))
+	require.Equal(t, []float32{11, 22}, ort.Data[float32](run(t, s, map[string]*ort.Tensor{"x": x})["y"]))
+	x.Close()
+	require.False(t, x.OnCPU())
+}
+
+func TestCopy(t *testing.T) {
+	x, y, none := floats(t, make([]float32, 4), 1, 4), floats(t, []float32{1, 2, 3, 4}, 4), floats(t, nil, 0, 4)
+	require.NoError(t, ort.Copy(x, y), "another shape of as many elements")
+	require.Equal(t, []float32{1, 2, 3, 4}, ort.Data[float32](x))
+	require.NoError(t, ort.Copy(none, none))
+
+	z := floats(t, make([]float32, 4), 4)
+	tail, err := z.View(4, 2)
+	require.NoError(t, err)
+	defer tail.Close()
+	head, err := y.View(8, 2)
+	require.NoError(t, err)
+	defer head.Close()
+	require.NoError(t, ort.CopyAll([]*ort.Tensor{none, tail, x}, []*ort.Tensor{none, head, y}))
+	require.Equal(t, []float32{0, 3, 4, 0}, ort.Data[float32](z))
+	require.NoError(t, ort.CopyAll(nil, nil))
+
+	requireError(t, ort.Copy(x, tail), ort.ErrInvalidArgument, "[2] to float32 [1 4]")
+	requireError(t, ort.Copy(x, nil), ort.ErrInvalidArgument, "copy source: invalid argument: no tensor")
+	requireError(t, ort.Copy(x, tensor(t, ort.Int32, make([]int32, 4), 4)), ort.ErrInvalidArgument, "int32 [4] to float32")
+	requireError(t, ort.CopyAll([]*ort.Tensor{x}, nil), ort.ErrInvalidArgument, "0 tensors to 1")
+	clear(ort.Data[float32](x))
+	closed := floats(t, []float32{0}, 1)
+	closed.Close()
+	requireError(t, ort.CopyAll([]*ort.Tensor{x, closed}, []*ort.Tensor{y, closed}), ort.ErrClosed, "copy destination")
+	require.Equal(t, make([]float32, 4), ort.Data[float32](x), "nothing is copied where one cannot be")
 }

@@ -77,7 +77,7 @@ func (s *stream) bind(tb testing.TB) {
 		require.NoError(tb, s.binding.BindInput(name, t))
 		require.NoError(tb, s.binding.BindOutput(present(name), t))
 	}
-	require.NoError(tb, s.binding.BindOutputToDevice("logits", "Cpu", 0))
+	require.NoError(tb, s.binding.BindOutputTo("logits", ort.Location{}))
 }
 
 func present(past string) string { return presentPrefix + strings.TrimPrefix(past, pastPrefix) }

@@ -198,7 +198,7 @@ func (r *run) bindRest(rows, past int64) error {
 	}
 	for _, out := range r.session.Outputs() {
 		if !strings.HasPrefix(out.Name, "present.") {
-			if err := r.binding.BindOutputToDevice(out.Name, "Cpu", 0); err != nil {
+			if err := r.binding.BindOutputTo(out.Name, ort.Location{}); err != nil {
 				return err
 			}
 		}

@@ -224,7 +224,7 @@ func (r *run) products(ctx context.Context, rows int64, runs int) (time.Duration
 		}
 	}
 	for _, out := range r.session.Outputs() {
-		if err := r.binding.BindOutputToDevice(out.Name, "Cpu", 0); err != nil {
+		if err := r.binding.BindOutputTo(out.Name, ort.Location{}); err != nil {
 			return 0, err
 		}
 	}

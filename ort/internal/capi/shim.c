@@ -211,18 +211,20 @@ OrtStatus *capi_run_options_add(OrtRunOptions *options, const char *key, const c
   return api->AddRunConfigEntry(options, key, value);
 }
 
-OrtStatus *capi_memory_info(const char *name, int device_id, OrtMemoryInfo **out) {
-  return api->CreateMemoryInfo(name, OrtDeviceAllocator, device_id, OrtMemTypeDefault, out);
+OrtStatus *capi_session_memory(const OrtSession *session, int list, const OrtMemoryInfo **infos, size_t count) {
+  return list == CAPI_INPUTS ? api->SessionGetMemoryInfoForInputs(session, infos, count)
+                             : api->SessionGetMemoryInfoForOutputs(session, infos, count);
 }
 
-void capi_memory_info_release(OrtMemoryInfo *info) { api->ReleaseMemoryInfo(info); }
-
-OrtStatus *capi_memory_info_device(const OrtMemoryInfo *info, const char **name, int *device_id, int *is_cpu) {
+OrtStatus *capi_memory_describe(const OrtMemoryInfo *info, capi_memory *out) {
   OrtMemoryInfoDeviceType type;
   api->MemoryInfoGetDeviceType(info, &type);
-  *is_cpu = type == OrtMemoryInfoDeviceType_CPU;
-  OrtStatus *status = api->MemoryInfoGetName(info, name);
-  return status ? status : api->MemoryInfoGetId(info, device_id);
+  out->device = (int)type;
+  out->vendor = api->MemoryInfoGetVendorId(info);
+  out->host = type == OrtMemoryInfoDeviceType_CPU ||
+              api->MemoryInfoGetDeviceMemType(info) == OrtDeviceMemoryType_HOST_ACCESSIBLE;
+  OrtStatus *status = api->MemoryInfoGetName(info, &out->name);
+  return status ? status : api->MemoryInfoGetId(info, &out->id);
 }
 
 OrtStatus *capi_allocator_create(const OrtSession *session, const OrtMemoryInfo *info, OrtAllocator **out) {
@@ -255,8 +257,8 @@ OrtStatus *capi_value_memory_info(const OrtValue *value, const OrtMemoryInfo **o
   return api->GetTensorMemoryInfo(value, out);
 }
 
-OrtStatus *capi_value_copy(const OrtEnv *env, const OrtValue *src, OrtValue *dst) {
-  return api->CopyTensors(env, &src, &dst, NULL, 1);
+OrtStatus *capi_values_copy(const OrtEnv *env, OrtValue *const *src, OrtValue **dst, size_t count) {
+  return api->CopyTensors(env, (const OrtValue *const *)src, dst, NULL, count);
 }
 
 OrtStatus *capi_binding_create(OrtSession *session, OrtIoBinding **out) { return api->CreateIoBinding(session, out); }

@@ -76,9 +76,18 @@ OrtStatus *capi_run_options_terminate(OrtRunOptions *options);
 OrtStatus *capi_run_options_unterminate(OrtRunOptions *options);
 OrtStatus *capi_run_options_add(OrtRunOptions *options, const char *key, const char *value);
 
-OrtStatus *capi_memory_info(const char *name, int device_id, OrtMemoryInfo **out);
-void capi_memory_info_release(OrtMemoryInfo *info);
-OrtStatus *capi_memory_info_device(const OrtMemoryInfo *info, const char **name, int *device_id, int *is_cpu);
+// What an OrtMemoryInfo says.
+typedef struct {
+  const char *name; // belongs to the info
+  int device;       // an OrtMemoryInfoDeviceType
+  uint32_t vendor;
+  int id;
+  int host; // it may be read from the CPU
+} capi_memory;
+
+OrtStatus *capi_memory_describe(const OrtMemoryInfo *info, capi_memory *out);
+// Where the session takes its inputs from or leaves its outputs, in the order of list. The infos belong to the session.
+OrtStatus *capi_session_memory(const OrtSession *session, int list, const OrtMemoryInfo **infos, size_t count);
 OrtStatus *capi_allocator_create(const OrtSession *session, const OrtMemoryInfo *info, OrtAllocator **out);
 void capi_allocator_release(OrtAllocator *allocator);
 
@@ -92,7 +101,7 @@ OrtStatus *capi_value_shape(const OrtValue *value, OrtTensorTypeAndShapeInfo **o
 OrtStatus *capi_value_data(OrtValue *value, void **out);
 OrtStatus *capi_value_size(const OrtValue *value, size_t *out);
 OrtStatus *capi_value_memory_info(const OrtValue *value, const OrtMemoryInfo **out);
-OrtStatus *capi_value_copy(const OrtEnv *env, const OrtValue *src, OrtValue *dst);
+OrtStatus *capi_values_copy(const OrtEnv *env, OrtValue *const *src, OrtValue **dst, size_t count);
 
 OrtStatus *capi_binding_create(OrtSession *session, OrtIoBinding **out);
 void capi_binding_release(OrtIoBinding *binding);

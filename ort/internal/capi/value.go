@@ -5,16 +5,33 @@ import "C"
 
 import "unsafe"
 
-// Memory describes the memory called name ("Cpu", "Cuda", ...) of a device.
-func Memory(name string, device int) (*MemoryInfo, error) {
-	n := NewName(name)
-	defer n.Free()
-	var info *MemoryInfo
-	return info, take(C.capi_memory_info(n.p, C.int(device), &info))
+// Memory is what an OrtMemoryInfo says.
+type Memory struct {
+	Name   string // "Cpu", "Cuda", ...
+	Kind   int    // an OrtMemoryInfoDeviceType; 0 is the CPU
+	Vendor int    // PCI vendor
+	ID     int    // of the device among those of its kind
+	Host   bool   // it may be read from the CPU
 }
 
-// ReleaseMemory frees info.
-func ReleaseMemory(info *MemoryInfo) { C.capi_memory_info_release(info) }
+// DescribeMemory reads info.
+func DescribeMemory(info *MemoryInfo) (Memory, error) {
+	var m C.capi_memory
+	if err := take(C.capi_memory_describe(info, &m)); err != nil {
+		return Memory{}, err
+	}
+	return Memory{Name: C.GoString(m.name), Kind: int(m.device), Vendor: int(m.vendor), ID: int(m.id), Host: m.host != 0}, nil
+}
+
+// SessionMemory returns where s takes its inputs from, or leaves its outputs, of
+// which it has count. The infos belong to the session.
+func SessionMemory(s *Session, list List, count int) ([]*MemoryInfo, error) {
+	if count == 0 {
+		return nil, nil
+	}
+	infos := make([]*MemoryInfo, count)
+	return infos, take(C.capi_session_memory(s, C.int(list), unsafe.SliceData(infos), C.size_t(count)))
+}
 
 // WrapValue returns a tensor over memory that stays the caller's.
 func WrapValue(info *MemoryInfo, data unsafe.Pointer, size int, shape []int64, dtype int) (*Value, error) {
@@ -49,9 +66,6 @@ type TensorInfo struct {
 	Data   unsafe.Pointer
 	Size   int         // bytes
 	Memory *MemoryInfo // belongs to the value
-	Name   string      // of the memory: "Cpu", "Cuda", ...
-	Device int
-	OnCPU  bool // Data may be read from here
 }
 
 // DescribeValue reads what v is; ok is false where it is no tensor.
@@ -75,28 +89,19 @@ func DescribeValue(v *Value) (info TensorInfo, ok bool, err error) {
 }
 
 func (t *TensorInfo) readMemory(v *Value) error {
-	var (
-		size   C.size_t
-		memory *C.OrtMemoryInfo
-		name   *C.char
-		device C.int
-		onCPU  C.int
-	)
+	var size C.size_t
 	if err := take(C.capi_value_data(v, &t.Data)); err != nil {
 		return err
 	}
 	if err := take(C.capi_value_size(v, &size)); err != nil {
 		return err
 	}
-	if err := take(C.capi_value_memory_info(v, &memory)); err != nil {
-		return err
-	}
-	if err := take(C.capi_memory_info_device(memory, &name, &device, &onCPU)); err != nil {
-		return err
-	}
-	t.Size, t.Memory, t.Name, t.Device, t.OnCPU = int(size), memory, C.GoString(name), int(device), onCPU != 0
-	return nil
+	t.Size = int(size)
+	return take(C.capi_value_memory_info(v, &t.Memory))
 }
 
-// CopyValue copies src's elements to dst, between devices if need be.
-func CopyValue(env *Env, dst, src *Value) error { return take(C.capi_value_copy(env, src, dst)) }
+// CopyValues copies the elements of each of src to the value of dst in its place.
+// All of src lie in one memory, and all of dst in one.
+func CopyValues(env *Env, dst, src []*Value) error {
+	return take(C.capi_values_copy(env, unsafe.SliceData(src), unsafe.SliceData(dst), C.size_t(len(src))))
+}
