@@ -18,6 +18,7 @@ func configFlags() []cli.Flag {
 	return []cli.Flag{
 		&cli.StringFlag{Name: "config", Usage: "configuration `FILE`, YAML or JSON; flags win over it", DefaultText: "none"},
 		&cli.StringFlag{Name: "preset", Usage: "configuration for a purpose: " + strings.Join(presets, ", ") + "; file and flags win over it", DefaultText: "none"},
+		&cli.GenericFlag{Name: "set", Usage: "any option of a configuration file, as `KEY=VALUE`: spin=off, session_entries.KEY=VALUE; wins over other flags, may be repeated", Value: &assignments{}},
 	}
 }
 
@@ -137,8 +138,34 @@ func overConfig(c *cli.Context, conf *accelerate.Config) error {
 	if c.IsSet("fused-kernels") {
 		conf.FusedKernels = new(c.Bool("fused-kernels"))
 	}
-	return overProvider(c, conf)
+	if err := overProvider(c, conf); err != nil {
+		return err
+	}
+	set, _ := c.Generic("set").(*assignments) // not all commands have it
+	if set == nil {
+		return nil
+	}
+	for _, a := range *set {
+		key, value, ok := strings.Cut(a, "=")
+		if !ok || key == "" {
+			return commandUsage(c, "--set %q: want KEY=VALUE", a)
+		}
+		if err := conf.Set(key, value); err != nil {
+			return commandUsage(c, "--set %s: %s", a, strings.TrimPrefix(err.Error(), "accelerate: "))
+		}
+	}
+	return nil
 }
+
+// assignments are the values of a flag that is repeated, and that may have commas in it.
+type assignments []string
+
+func (a *assignments) Set(value string) error {
+	*a = append(*a, value)
+	return nil
+}
+
+func (a *assignments) String() string { return strings.Join(*a, " ") }
 
 // over sets a field to the value of a flag that was given.
 func over[T any](c *cli.Context, name string, field *T, value func(string) T) {

@@ -39,6 +39,9 @@ func TestInfo(t *testing.T) {
 	r = qwenrt(t, "info", tiny.Name, "--estimate")
 	require.Equal(t, exitOK, r.code, r.stderr)
 	require.Contains(t, r.stdout, "KV cache for")
+	r = qwenrt(t, "info", tiny.Name, "--config", file, "--max-context", "64", "--set", "max_context=33", "--set", "rules=['*head*=int8', '*o_proj*=int8']", "-o", "json")
+	require.Equal(t, exitOK, r.code, r.stderr)
+	require.Contains(t, r.stdout, `"requested": "33"`, "--set wins over flags")
 	r = qwenrt(t, "info", tiny.Name, "--config", file, "--strict")
 	require.Equal(t, exitError, r.code)
 	require.Contains(t, r.stderr, "not applied: kv fp16")
@@ -58,6 +61,10 @@ func TestConfigFlags(t *testing.T) {
 		{[]string{"--preset", "fast"}, `preset "fast": want development`, exitUsage},
 		{[]string{"--device", "cpu", "--provider", "x"}, "--device or --provider", exitUsage},
 		{[]string{"--provider-option", "x"}, "want KEY=VALUE", exitUsage},
+		{[]string{"--set", "spin"}, `--set "spin": want KEY=VALUE`, exitUsage},
+		{[]string{"--set", "thread=1"}, `--set thread=1: there is no option "thread"`, exitUsage},
+		{[]string{"--set", "slots=two"}, `--set slots=two: option "slots": [1:1]`, exitUsage},
+		{[]string{"--set", "spin=of", "--set", "compile=fast"}, `compile "fast": want off, default, reduce_overhead or max_autotune; spin "of": want on`, exitUsage},
 		{[]string{"--max-context", "0"}, "--max-context is 0", exitUsage},
 		{[]string{"--attention", "fast", "--compile", "fast", "--kv", "fast"}, `attention "fast": want flash, memory_efficient or plain; compile "fast"`, exitUsage},
 	} {

@@ -6,7 +6,6 @@ import (
 	"fmt"
 	"io"
 	"iter"
-	"maps"
 	"os"
 	"slices"
 	"strings"
@@ -16,6 +15,7 @@ import (
 
 	"github.com/qwenrt/qwenrt/ort"
 	"github.com/qwenrt/qwenrt/runner"
+	"github.com/qwenrt/qwenrt/runner/accelerate"
 	"github.com/qwenrt/qwenrt/runner/chat"
 )
 
@@ -159,12 +159,8 @@ func (p *program) runner(c *cli.Context, arg string, m mode) (r *runner.Runner, 
 	if m != single || conf.Slots > 1 {
 		conf.PrefixCache = cmp.Or(conf.PrefixCache, prefixMemory)
 	}
-	if c.String("draft") != "" && conf.Spin == nil { // or threads that spin would take the cores that the draft model wants
-		conf.SessionEntries = maps.Clone(conf.SessionEntries)
-		if conf.SessionEntries == nil {
-			conf.SessionEntries = map[string]string{}
-		}
-		conf.SessionEntries["session.force_spinning_stop"] = "1"
+	if c.String("draft") != "" { // or threads that spin would take the cores that the draft model wants
+		conf.Spin = cmp.Or(conf.Spin, accelerate.SpinInRun)
 	}
 	model, err := p.openAs(c, arg, conf)
 	if err != nil {

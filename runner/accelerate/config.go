@@ -155,8 +155,8 @@ type Config struct {
 	ProviderLibrary string `yaml:"provider_library"`
 	// Threads of the CPU. Default: ort.DefaultThreads, the CPUs that this process may use.
 	Threads int `yaml:"threads"`
-	// Spin says whether idle threads wait in a loop. Default (nil): ONNX Runtime's way, which is to do so.
-	Spin *bool `yaml:"spin"`
+	// Spin says how idle threads wait. Default: ONNX Runtime's way, which is SpinOn; with slots, SpinInRun.
+	Spin Spin `yaml:"spin"`
 	// Arena keeps memory of activations between runs. Default (nil): it does.
 	Arena *bool `yaml:"arena"`
 	// HugePages has packed weights lie on pages of 2 MB: decoding is faster, starting may be slower; see

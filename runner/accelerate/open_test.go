@@ -186,7 +186,11 @@ func TestSessionFacts(t *testing.T) {
 		conf   accelerate.Config
 		fact   func(ort.SessionConfig) bool
 	}{
-		{"spin", accelerate.Config{Spin: new(false)}, func(s ort.SessionConfig) bool { return s.Spin == ort.SpinOff }},
+		{"spin", accelerate.Config{Spin: accelerate.SpinOn}, func(s ort.SessionConfig) bool { return s.Spin == ort.SpinOn }},
+		{"spin", accelerate.Config{Spin: accelerate.SpinOff}, func(s ort.SessionConfig) bool { return s.Spin == ort.SpinOff }},
+		{"spin", accelerate.Config{Spin: accelerate.SpinInRun}, func(s ort.SessionConfig) bool { return s.Spin == ort.SpinInRun }},
+		{"spin, with slots", accelerate.Config{Slots: 2}, func(s ort.SessionConfig) bool { return s.Spin == ort.SpinInRun }},
+		{"spin, with reduce_overhead", accelerate.Config{Compile: accelerate.ReduceOverhead}, func(s ort.SessionConfig) bool { return s.Spin == ort.SpinOn }},
 		{"session_entries", accelerate.Config{SessionEntries: map[string]string{"session.disable_prepacking": "1"}}, func(s ort.SessionConfig) bool {
 			return s.ConfigEntries["session.disable_prepacking"] == "1"
 		}},

@@ -52,6 +52,29 @@ const (
 	KVInt4 KVType = "int4" // two numbers in a byte
 )
 
+// Spin is how idle threads of the CPU wait for work.
+type Spin string
+
+// The ways to wait, see ort.Spin.
+const (
+	SpinOn    Spin = "on"     // in a loop: the next operator starts soonest, and CPUs are busy
+	SpinOff   Spin = "off"    // asleep
+	SpinInRun Spin = "in_run" // in a loop while a run is under way, asleep between runs
+)
+
+// session is s as a session takes it.
+func (s Spin) session() ort.Spin {
+	switch s {
+	case SpinOn:
+		return ort.SpinOn
+	case SpinOff:
+		return ort.SpinOff
+	case SpinInRun:
+		return ort.SpinInRun
+	}
+	return ort.SpinDefault
+}
+
 // Compile is what is done ahead of the first run.
 type Compile string
 
@@ -121,6 +144,7 @@ func (c Config) sessionFaults() (faults []string) {
 	}
 	oneOf("attention", string(c.Attention), string(Flash), string(MemoryEfficient), string(Plain))
 	oneOf("compile", string(c.Compile), string(CompileOff), string(CompileDefault), string(ReduceOverhead), string(MaxAutotune))
+	oneOf("spin", string(c.Spin), string(SpinOn), string(SpinOff), string(SpinInRun))
 	oneOf("kv", string(c.KV), string(KVFP32), string(KVFP16), string(KVBF16), string(KVInt8), string(KVInt4))
 	for _, n := range []struct {
 		option string
@@ -171,17 +195,12 @@ func (c Config) options(d Device) runner.Options {
 		PrefillChunk: c.PrefillChunk, MaxContext: c.MaxContext,
 		Slots: c.Slots, Queue: c.Queue, PrefixCache: c.PrefixCache,
 		ConfigEntries: c.SessionEntries,
+		Spin:          c.Spin.session(),
 	}
 	if c.Attention == MemoryEfficient {
 		o.ScoresBytes = ScoresBytes
 	}
 	o.NoArena = c.Arena != nil && !*c.Arena
-	if c.Spin != nil {
-		o.Spin = ort.SpinOff
-		if *c.Spin {
-			o.Spin = ort.SpinOn
-		}
-	}
 	if c.HugePages != nil {
 		o.SmallPages = !*c.HugePages
 	} else {
@@ -195,9 +214,7 @@ func (c Config) options(d Device) runner.Options {
 	}
 	if c.Compile == ReduceOverhead {
 		o.ReserveContext = true
-		if c.Spin == nil {
-			o.Spin = ort.SpinOn
-		}
+		o.Spin = cmp.Or(o.Spin, ort.SpinOn)
 	}
 	return o
 }

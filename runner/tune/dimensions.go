@@ -44,7 +44,7 @@ func Dimensions() []Dimension {
 		)},
 		{Name: "threads", Doc: "threads of an operator", values: threadCounts},
 		{Name: "spin", Doc: "whether idle threads wait in a loop", values: fixed(
-			set("off", func(c *accelerate.Config) { c.Spin = new(false) }),
+			set("off", func(c *accelerate.Config) { c.Spin = accelerate.SpinOff }),
 		)},
 		{Name: "affinity", Doc: "threads bound to CPUs", values: affinities},
 		{Name: "compile", Doc: "what is done ahead of the first run", values: fixed(

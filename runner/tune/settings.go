@@ -15,7 +15,7 @@ func Settings() []Setting {
 		{"provider_options", "none", "passed to the execution provider, in its own words"},
 		{"provider_library", "none", "shared library of a plug-in execution provider"},
 		{"threads", "CPUs of the process", "threads of an operator; decoding is bound by memory and gains little beyond the memory's speed"},
-		{"spin", "ONNX Runtime's", "idle threads wait in a loop: faster answers between operators, busy CPUs"},
+		{"spin", "ONNX Runtime's", "how idle threads wait: on (in a loop: faster answers, busy CPUs), off, in_run (in a loop while a run is under way)"},
 		{"huge_pages", "true", "packed weights on pages of 2 MB: decoding a tenth faster on Linux"},
 		{"arena", "true", "memory of activations is kept between runs; false gives it back, at some price in time"},
 		{"precision", "int4", "none, fp16, bf16, dynamic_int8, static_int8, int8, int4: bytes of weights, and with them the time of a token"},
