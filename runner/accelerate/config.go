@@ -345,6 +345,12 @@ func (c Config) resolve() (settings, error) {
 	return s, nil
 }
 
+// calibrates reports whether the model is run on calibration text.
+func (s settings) calibrates() bool {
+	rule := func(r quantize.Rule) bool { return r.Method.Calibrated() }
+	return s.Method.Calibrated() || s.observes() || s.TargetBits > 0 || s.KV != "" || slices.ContainsFunc(s.Rules, rule)
+}
+
 func (s settings) quantization() quantize.Options {
 	return quantize.Options{
 		Int8:      quantize.Int8Options{Weights: s.Int8Weights},

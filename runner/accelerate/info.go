@@ -100,6 +100,7 @@ func (p *Prepared) describe(r *runner.Runner) (*Info, error) {
 		}
 		info.Options = append(info.Options, o)
 	}
+	info.Options = append(append(info.Options, d.running()...), d.making()...)
 	return info, nil
 }
 
@@ -311,10 +312,7 @@ var fusedNodes = []string{
 }
 
 func (d *description) fusedKernels() Outcome {
-	o := Outcome{Option: "fused_kernels", Applied: "true"}
-	if d.c.FusedKernels != nil {
-		o.Requested = strconv.FormatBool(*d.c.FusedKernels)
-	}
+	o := Outcome{Option: "fused_kernels", Requested: choiceText(d.c.FusedKernels), Applied: "true"}
 	n := d.count(fusedNodes...)
 	o.Fact = fmt.Sprintf("%d nodes of norms, activations and products fused", n)
 	want := d.c.FusedKernels == nil || *d.c.FusedKernels
@@ -375,9 +373,13 @@ func (d *description) prepack() Outcome {
 }
 
 func (d *description) prefillChunk() Outcome {
-	return Outcome{
+	o := Outcome{
 		Option: "prefill_chunk", Requested: number(d.c.PrefillChunk), Applied: strconv.Itoa(d.runner.PrefillChunk), Fact: "tokens of a prompt in one run, at most",
 	}
+	if d.c.PrefillChunk > d.runner.PrefillChunk {
+		o.Reason = "the context is shorter"
+	}
+	return o
 }
 
 func (d *description) maxContext() Outcome {

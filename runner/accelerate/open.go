@@ -80,6 +80,7 @@ type Prepared struct {
 	// Built is nil where the model folder was there.
 	Built *Report
 
+	made   bool              // by whoever gave it, rather than from a checkpoint
 	config Config            // as it was asked for, less what a device that was passed over made of it
 	notes  map[string]string // why an option is not applied
 }
@@ -155,7 +156,8 @@ func (p *Prepared) on(ctx context.Context, from Source, e Events) error {
 	}
 	p.Options = c.options(p.Device)
 	var err error
-	if p.File, err = from.modelFile(); errors.Is(err, folder.ErrNoModel) {
+	p.File, err = from.modelFile()
+	if p.made = err == nil; errors.Is(err, folder.ErrNoModel) {
 		p.File, p.Built, err = cachedFile(ctx, from, c, e)
 	}
 	if err != nil {

@@ -247,12 +247,60 @@ func TestMadeFolder(t *testing.T) {
 		require.NotEmpty(t, o.Reason, option)
 	}
 	require.Empty(t, outcome(t, m, "threads").Reason)
+	require.Equal(t, "on", outcome(t, m, "spin").Applied)
 	ask.Strict = true
 	_, err = accelerate.Open(t.Context(), from, ask, accelerate.Events{})
 	require.ErrorIs(t, err, accelerate.ErrNotApplied)
 	for _, part := range []string{"precision int4", "attention plain", "kv fp16"} {
 		require.ErrorContains(t, err, part, "all at once")
 	}
+}
+
+// TestMadeOptions holds that options which nothing of the open model shows are compared with the folder's manifest.
+func TestMadeOptions(t *testing.T) {
+	ownCache(t)
+	folder := out(t, "int4")
+	checkpoint := accelerate.Source{Dir: carried}
+	conf := accelerate.Config{Precision: accelerate.Int4, Scale: quantize.ScaleMax, Disable: []string{"silu"}, KV: accelerate.KVInt8, Calibration: few}
+	_, err := accelerate.Build(t.Context(), checkpoint, folder, conf, accelerate.Events{})
+	require.NoError(t, err)
+	from := accelerate.Source{Dir: folder.Dir}
+	for _, c := range []struct {
+		option, applied string
+		same            bool
+		ask             accelerate.Config
+	}{
+		{"scale", "max", true, accelerate.Config{Scale: quantize.ScaleMax}},
+		{"scale", "max", false, accelerate.Config{Scale: quantize.ScaleMSE}},
+		{"symmetric", "true", true, accelerate.Config{Symmetric: new(true)}},
+		{"symmetric", "true", false, accelerate.Config{Symmetric: new(false)}},
+		{"disable", "silu", true, accelerate.Config{Disable: []string{"silu"}}},
+		{"disable", "silu", false, accelerate.Config{Disable: []string{"rmsnorm"}}},
+		{"rules", "none", false, accelerate.Config{Rules: []quantize.Rule{{Match: "*head*", Precision: quantize.Int8}}}},
+		{"target_bits", "none", false, accelerate.Config{TargetBits: 4.5}},
+		{"kv_scales", "channel", true, accelerate.Config{KV: accelerate.KVInt8, KVScales: accelerate.ChannelScales}},
+		{"kv_scales", "channel", false, accelerate.Config{KV: accelerate.KVInt8, KVScales: accelerate.TensorScales}},
+		{"calibration", "unknown", false, accelerate.Config{KV: accelerate.KVInt8, Calibration: accelerate.Calibration{Seed: 1}}},
+		{"calibration", "none", false, accelerate.Config{Calibration: few}},
+		{"narrow_logits", "none", false, accelerate.Config{NarrowLogits: true}},
+		{"target", "cpu", true, accelerate.Config{Target: "cpu"}},
+	} {
+		o := outcome(t, open(t, from, c.ask), c.option)
+		require.Equal(t, c.applied, o.Applied, c.option)
+		require.Equal(t, c.same, o.Reason == "", "%s: %s", c.option, o.Reason)
+		require.NotEmpty(t, o.Requested, c.option)
+		c.ask.Strict = true
+		_, err := accelerate.Open(t.Context(), from, c.ask, accelerate.Events{})
+		if !c.same {
+			require.ErrorIs(t, err, accelerate.ErrNotApplied, c.option)
+			require.ErrorContains(t, err, c.option)
+			continue
+		}
+		require.NoError(t, err, c.option)
+	}
+	conf.Strict = true
+	m := open(t, checkpoint, conf)
+	require.Equal(t, "the model was made with it", outcome(t, m, "calibration").Fact, "of a checkpoint anything can be made")
 }
 
 func TestHugePages(t *testing.T) {

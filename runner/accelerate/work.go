@@ -151,23 +151,31 @@ func (w *work) optimize(ctx context.Context) error {
 	if err := w.checkKernels(); err != nil {
 		return err
 	}
-	done := folder.Step{Command: "optimize", Options: map[string]string{"target": string(w.set.Target)}}
-	if o.DType != ir.Undefined {
-		done.Options["dtype"] = o.DType.String()
-	}
-	if w.set.Sequence > 0 {
-		done.Options["lengths"] = fmt.Sprintf("%d of %d", w.set.Sequence, w.set.Total)
-	}
-	for name, list := range map[string][]string{"passes": w.set.Passes, "disable": w.set.Disable, "keep_fp32": w.set.KeepFloat32} {
-		if len(list) > 0 {
-			done.Options[name] = strings.Join(list, ",")
-		}
-	}
+	done := folder.Step{Command: "optimize", Options: w.set.optimizeOptions()}
 	for _, p := range r.Passes {
 		done.Passes = append(done.Passes, folder.Pass{Name: p.Name, Count: p.Count})
 	}
 	w.record(done)
 	return nil
+}
+
+func (s settings) optimizeOptions() map[string]string {
+	o := map[string]string{"target": string(s.Target)}
+	if s.Convert != ir.Undefined {
+		o["dtype"] = s.Convert.String()
+	}
+	if s.NarrowLogits {
+		o["narrow_logits"] = "true"
+	}
+	if s.Sequence > 0 {
+		o["lengths"] = fmt.Sprintf("%d of %d", s.Sequence, s.Total)
+	}
+	for name, list := range map[string][]string{"passes": s.Passes, "disable": s.Disable, "keep_fp32": s.KeepFloat32} {
+		if len(list) > 0 {
+			o[name] = strings.Join(list, ",")
+		}
+	}
+	return o
 }
 
 // checkKernels compares the finished graph with what the target has kernels for.

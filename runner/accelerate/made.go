@@ -1,0 +1,140 @@
+package accelerate
+
+import (
+	"cmp"
+	"fmt"
+	"maps"
+	"path/filepath"
+	"reflect"
+	"strconv"
+	"strings"
+
+	"github.com/qwenrt/qwenrt/models/folder"
+	"github.com/qwenrt/qwenrt/ort"
+	"github.com/qwenrt/qwenrt/runner"
+	"github.com/qwenrt/qwenrt/runner/machine"
+)
+
+// makingOptions say how a model is made, and nothing of the open model shows them: what does is the key of them in the steps
+// that a folder's manifest records. Calibration has none: the same text gives the same levels.
+var makingOptions = []struct{ option, key string }{
+	{"scale", "scale"}, {"symmetric", "symmetric"}, {"half_scales", "half_scales"}, {"accuracy_level", "accuracy_level"},
+	{"rules", "rules"}, {"target_bits", "target_bits"}, {"smoothquant", "smoothquant"},
+	{"integers.weights", "int8_weights"}, {"integers.least_snr", "least_snr_db"}, {"integers.range", "range"},
+	{"integers.symmetric_range", "symmetric_range"}, {"calibration", ""}, {"kv_scales", "kv_scales"},
+	{"target", "target"}, {"passes", "passes"}, {"disable", "disable"}, {"keep_fp32", "keep_fp32"}, {"narrow_logits", "narrow_logits"},
+	{"sequence", "lengths"}, {"total", "lengths"},
+}
+
+// making are the outcomes of those that are asked for.
+func (d *description) making() (all []Outcome) {
+	var (
+		asked, told map[string]string
+		set         settings
+	)
+	for _, m := range makingOptions {
+		v := reflect.ValueOf(d.c)
+		for name := range strings.SplitSeq(m.option, ".") {
+			v = option(v, name)
+		}
+		if v.IsZero() {
+			continue
+		}
+		if asked == nil {
+			set = d.settings()
+			asked, told = set.options(), toldOptions(d.p.File)
+		}
+		applied := told[m.key]
+		if applied == "" && told != nil && m.key != "" {
+			applied = "none"
+		}
+		o := outcomeOf(m.option, asked[m.key], applied, d.p.made)
+		if m.option == "calibration" && !set.calibrates() {
+			o.Applied, o.Reason = "none", "nothing of this configuration is found by running the model on text"
+		}
+		all = append(all, o)
+	}
+	return all
+}
+
+// outcomeOf compares what is asked for with what the manifest tells; what it does not tell is not proven.
+func outcomeOf(option, asked, told string, already bool) Outcome {
+	o := Outcome{Option: option, Requested: cmp.Or(asked, "given"), Applied: cmp.Or(told, "unknown"), Fact: "manifest of the model folder"}
+	switch {
+	case asked != "" && asked == told:
+	case already:
+		o.Reason = made
+	default: // the folder was made with it
+		o.Applied, o.Fact = o.Requested, "the model was made with it"
+	}
+	return o
+}
+
+// settings are those of the configuration, on the device that was found.
+func (d *description) settings() settings {
+	c := d.c
+	c.Device = d.p.Device
+	s, _ := c.resolve() // it was valid when the model was opened
+	return s
+}
+
+// options is what a manifest tells of a model that is made with s.
+func (s settings) options() map[string]string {
+	o := s.optimizeOptions()
+	maps.Copy(o, s.quantizeOptions())
+	return o
+}
+
+// toldOptions are those of all steps of a folder's manifest, nil where there is none; where a step repeats another, the later counts.
+func toldOptions(file string) map[string]string {
+	m, err := folder.ReadManifest(filepath.Dir(file))
+	if err != nil { // Applied then says that they are unknown
+		return nil
+	}
+	o := map[string]string{}
+	for _, s := range m.Steps {
+		maps.Copy(o, s.Options)
+	}
+	return o
+}
+
+// running are the outcomes of settings of the session.
+func (d *description) running() []Outcome {
+	conf := runner.SessionConfig(d.p.Options)
+	spin := Outcome{Option: "spin", Requested: string(d.c.Spin), Applied: string(SpinOn), Fact: "session.intra_op.allow_spinning"}
+	switch conf.Spin {
+	case ort.SpinOff:
+		spin.Applied = string(SpinOff)
+	case ort.SpinInRun:
+		spin.Applied, spin.Fact = string(SpinInRun), "session.force_spinning_stop"
+	}
+	huge := Outcome{Option: "huge_pages", Requested: choiceText(d.c.HugePages), Applied: "false", Fact: "packed weights on pages of 4 kB"}
+	switch n := machine.HugePages(); {
+	case !conf.HugePages:
+	case len(conf.Providers) > 0:
+		huge.Reason = "they are for sessions on the CPU"
+	case n == 0:
+		huge.Reason = "the system gives this process no pages of 2 MB"
+	default:
+		huge.Applied, huge.Fact = "true", fmt.Sprintf("%.0f MB of this process on pages of 2 MB", float64(n)/1e6)
+	}
+	arena := Outcome{Option: "arena", Requested: choiceText(d.c.Arena), Applied: "true", Fact: "activations in an arena"}
+	if huge.Applied == "true" || conf.NoArena {
+		arena.Applied, arena.Fact = "false", "activations from lists of free blocks"
+		if conf.NoArena {
+			arena.Fact = "activations from the system"
+		}
+		if arena.Requested == "true" {
+			arena.Reason = "huge_pages bring an allocator of their own; set them to false"
+		}
+	}
+	return []Outcome{spin, huge, arena}
+}
+
+// choiceText is a choice as a request; nil requests nothing.
+func choiceText(b *bool) string {
+	if b == nil {
+		return ""
+	}
+	return strconv.FormatBool(*b)
+}
