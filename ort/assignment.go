@@ -35,7 +35,7 @@ func (s *Session) Assignments() ([]Assignment, error) {
 		return nil, err
 	}
 	defer s.use.RUnlock()
-	nodes, err := capi.AssignedNodes(s.handle)
+	nodes, err := capi.AssignedNodes(s.handle())
 	if err != nil {
 		return nil, wrap("assignments", err)
 	}

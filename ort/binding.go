@@ -16,11 +16,13 @@ import (
 // It is safe for concurrent use, one call at a time: Run holds off the others.
 type Binding struct {
 	session *Session
+	model   *model // to be released after handle; nil on the CPU
 
 	mu        sync.Mutex
 	handle    *capi.Binding // nil once closed
 	slots     []*Slot
 	allocated []*Slot // outputs that ONNX Runtime allocates in each run
+	carried   []*Slot // inputs that are copied to another memory in each run
 	complete  bool    // all inputs are bound
 }
 
@@ -32,6 +34,7 @@ type Slot struct {
 	cname   capi.Name
 	output  bool
 	bound   *memory          // what the slot keeps from being freed
+	carried *capi.Value      // over bound, where each run copies it to another memory; nil where none does
 	memory  *capi.MemoryInfo // where ONNX Runtime allocates the output; nil where it does not
 }
 
@@ -41,11 +44,15 @@ func (s *Session) NewBinding() (*Binding, error) {
 		return nil, err
 	}
 	defer s.use.RUnlock()
-	handle, err := capi.NewBinding(s.handle)
+	handle, err := capi.NewBinding(s.handle())
 	if err != nil {
 		return nil, wrap("binding", err)
 	}
-	return &Binding{session: s, handle: handle}, nil
+	b := &Binding{session: s, handle: handle}
+	if s.onDevice {
+		b.model = s.model.retain()
+	}
+	return b, nil
 }
 
 // Input returns the slot of an input or an overridable initializer.
@@ -123,7 +130,8 @@ func (b *Binding) BindOutputTo(name string, at Location) error {
 }
 
 // Set binds t, in the shape it has now. The binding keeps t's memory, so that t may
-// be closed.
+// be closed. A run reads the elements that an input has when it begins, also where
+// it reads it in other memory ([Session.InputLocation]): then each run copies it.
 func (s *Slot) Set(t *Tensor) error {
 	value, err := t.usable("bind", s.name)
 	if err != nil {
@@ -133,15 +141,21 @@ func (s *Slot) Set(t *Tensor) error {
 		return err
 	}
 	defer s.binding.unlock()
-	if s.output {
+	if err := s.binding.session.reaches(t, s.name); err != nil {
+		return err
+	}
+	switch {
+	case s.output:
 		err = capi.BindOutput(s.binding.handle, s.cname, value)
-	} else {
+	case s.binding.session.reads(s.name, t.mem.at):
 		err = capi.BindInput(s.binding.handle, s.cname, value)
+	default:
+		return s.carry(t)
 	}
 	if err != nil {
 		return wrap("bind "+s.name, err)
 	}
-	if s.bound != t.mem {
+	if s.bound != t.mem || s.carried != nil {
 		kept := t.mem.retain()
 		s.drop()
 		s.bound = kept
@@ -149,18 +163,36 @@ func (s *Slot) Set(t *Tensor) error {
 	return nil
 }
 
+// carry leaves it to Run to bind t. ONNX Runtime copies an input to where it is read
+// when it is bound, not when it runs: what is written to t in between would be lost.
+func (s *Slot) carry(t *Tensor) error {
+	value, err := t.mem.value(t.dtype, t.offset, t.size, t.shape)
+	if err != nil {
+		return wrap("bind "+s.name, err)
+	}
+	kept := t.mem.retain()
+	s.drop()
+	s.bound, s.carried = kept, value
+	s.binding.carried = append(s.binding.carried, s)
+	return nil
+}
+
 // drop lets go of what the slot has bound.
 func (s *Slot) drop() {
+	b := s.binding
+	if s.carried != nil {
+		capi.ReleaseValue(s.carried)
+		s.carried = nil
+		b.carried = slices.DeleteFunc(b.carried, func(other *Slot) bool { return other == s })
+	}
 	if s.bound != nil {
 		s.bound.release()
 		s.bound = nil
 	}
-	if s.memory == nil {
-		return
+	if s.memory != nil {
+		s.memory = nil
+		b.allocated = slices.DeleteFunc(b.allocated, func(other *Slot) bool { return other == s })
 	}
-	s.memory = nil
-	b := s.binding
-	b.allocated = slices.DeleteFunc(b.allocated, func(other *Slot) bool { return other == s })
 }
 
 // Run runs the session on what is bound: one call into ONNX Runtime, without
@@ -184,11 +216,16 @@ func (b *Binding) Run(control *RunControl) error {
 			return wrap("bind "+s.name, err)
 		}
 	}
+	for _, s := range b.carried {
+		if err := capi.BindInput(b.handle, s.cname, s.carried); err != nil {
+			return wrap("bind "+s.name, err)
+		}
+	}
 	options, err := control.begin()
 	if err != nil {
 		return err
 	}
-	return control.end(capi.RunBinding(b.session.handle, options, b.handle))
+	return control.end(capi.RunBinding(b.session.handle(), options, b.handle))
 }
 
 // checkInputs reports inputs that are not bound. ONNX Runtime would call the
@@ -227,7 +264,7 @@ func (b *Binding) Outputs() (map[string]*Tensor, error) {
 			capi.ReleaseValue(values[i])
 		}
 	}
-	return adoptAll(mine, results)
+	return b.session.model.adoptAll(mine, results)
 }
 
 func (b *Binding) allocates(name string) bool {
@@ -263,6 +300,9 @@ func (b *Binding) Close() {
 		s.cname.Free()
 	}
 	b.slots = nil
+	if b.model != nil {
+		b.model.release()
+	}
 }
 
 // acquire takes the binding and keeps its session from closing, until unlock.

@@ -26,6 +26,12 @@
 // [Session.Run] is the easy way. Where the same graph runs again and again, as in
 // decoding, a [Binding] and a [RunControl] are the fast one.
 //
+// A session on an accelerator reads and writes memory of the device, and
+// [Session.InputLocation] and [Session.OutputLocation] tell which. Tensors of the
+// host may be bound all the same, and each run copies them. Those that
+// [Session.NewTensor] makes there stay there; [Copy] brings them over. Tests run this
+// on the device of package orttest.
+//
 // Sessions, bindings, controls and tensors own memory that the garbage collector
 // does not see: close them. Sessions may be used by many goroutines at once; each
 // type says what it allows.

@@ -88,6 +88,18 @@ func (s *Session) OutputLocation(name string) (Location, error) {
 	return Location{}, s.checkOutput(name)
 }
 
+// reads reports whether a run reads the input called name in the memory at, and not
+// a copy of it elsewhere. Of overridable initializers that is known only where all
+// is on the CPU.
+func (s *Session) reads(name string, at Location) bool {
+	for i, v := range s.inputs {
+		if v.Name == name {
+			return s.inputsAt[i].Location == at
+		}
+	}
+	return !s.onDevice
+}
+
 // memoryAt returns the description of a memory that the session or the CPU has.
 func (s *Session) memoryAt(at Location) (*capi.MemoryInfo, error) {
 	lib, err := current()
@@ -105,4 +117,16 @@ func (s *Session) memoryAt(at Location) (*capi.MemoryInfo, error) {
 		}
 	}
 	return nil, invalid("the session has no input or output in memory %s", at)
+}
+
+// reaches reports a tensor in memory that the session cannot read. ONNX Runtime does
+// not look: it would take the address for one of its own memory.
+func (s *Session) reaches(t *Tensor, name string) error {
+	if t.mem.at.OnCPU() {
+		return nil
+	}
+	if _, err := s.memoryAt(t.mem.at); err != nil {
+		return fmt.Errorf("%w, where %s is: copy it to the CPU's", err, name)
+	}
+	return nil
 }

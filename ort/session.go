@@ -11,20 +11,47 @@ import (
 	"slices"
 	"strings"
 	"sync"
+	"sync/atomic"
 
 	"github.com/qwenrt/qwenrt/ort/internal/capi"
 )
 
 // A Session is a loaded model, ready to run. It is safe for concurrent use.
 type Session struct {
-	use         sync.RWMutex  // held for reading by whoever uses handle
-	handle      *capi.Session // nil once closed
+	use         sync.RWMutex // held for reading by whoever uses model
+	model       *model       // nil once closed
 	inputs      []ValueInfo
 	outputs     []ValueInfo
 	overridable []ValueInfo
 	inputsAt    []place // in the order of inputs
 	outputsAt   []place
+	onDevice    bool // some of those are not the CPU's
 }
+
+// model is what ONNX Runtime has of a session. It stays until the session and, of
+// one on a device, the tensors there and the bindings are closed: they give their
+// memory back through the execution provider, which ONNX Runtime has in its session
+// (1.32, plugin_ep/ep_plugin_provider_interfaces.cc, CreatePreferredAllocators).
+type model struct {
+	handle *capi.Session
+	refs   atomic.Int32
+}
+
+func newModel(handle *capi.Session) *model { return (&model{handle: handle}).retain() }
+
+func (m *model) retain() *model {
+	m.refs.Add(1)
+	return m
+}
+
+func (m *model) release() {
+	if m.refs.Add(-1) == 0 {
+		capi.ReleaseSession(m.handle)
+	}
+}
+
+// handle is for those who have acquired s.
+func (s *Session) handle() *capi.Session { return s.model.handle }
 
 // ValueInfo describes an input, an output or an overridable initializer.
 type ValueInfo struct {
@@ -103,7 +130,7 @@ func newSession(name string, config SessionConfig, create func(*capi.Env, *capi.
 	if err != nil {
 		return nil, wrapAs("load "+name, err, classifyLoad)
 	}
-	s := &Session{handle: handle}
+	s := &Session{model: newModel(handle)}
 	if err := s.describe(); err != nil {
 		s.Close()
 		return nil, wrap("load "+name, err)
@@ -115,7 +142,7 @@ func (s *Session) describe() error {
 	for list, into := range map[capi.List]*[]ValueInfo{
 		capi.Inputs: &s.inputs, capi.Outputs: &s.outputs, capi.Overridable: &s.overridable,
 	} {
-		infos, err := capi.Describe(s.handle, list)
+		infos, err := capi.Describe(s.handle(), list)
 		if err != nil {
 			return err
 		}
@@ -124,11 +151,14 @@ func (s *Session) describe() error {
 		}
 	}
 	var err error
-	if s.inputsAt, err = places(s.handle, capi.Inputs, len(s.inputs)); err != nil {
+	if s.inputsAt, err = places(s.handle(), capi.Inputs, len(s.inputs)); err != nil {
 		return err
 	}
-	s.outputsAt, err = places(s.handle, capi.Outputs, len(s.outputs))
-	return err
+	if s.outputsAt, err = places(s.handle(), capi.Outputs, len(s.outputs)); err != nil {
+		return err
+	}
+	s.onDevice = slices.ContainsFunc(slices.Concat(s.inputsAt, s.outputsAt), func(p place) bool { return p.Location != (Location{}) })
+	return nil
 }
 
 // Inputs describes the inputs that a run must be given, in the model's order. The
@@ -146,21 +176,22 @@ func (s *Session) Initializers() []ValueInfo { return s.overridable }
 // acquire keeps Close waiting until s.use is unlocked for reading.
 func (s *Session) acquire() error {
 	s.use.RLock()
-	if s.handle == nil {
+	if s.model == nil {
 		s.use.RUnlock()
 		return fmt.Errorf("ort: session: %w", ErrClosed)
 	}
 	return nil
 }
 
-// Close waits for the runs under way and releases the session. Whatever is called
-// on it or its bindings later fails with ErrClosed; a second Close does nothing.
+// Close waits for the runs under way and releases the session; one on a device, when
+// the tensors there and the bindings are closed too. Whatever is called on it or its
+// bindings later fails with ErrClosed; a second Close does nothing.
 func (s *Session) Close() {
 	s.use.Lock()
 	defer s.use.Unlock()
-	if s.handle != nil {
-		capi.ReleaseSession(s.handle)
-		s.handle = nil
+	if s.model != nil {
+		s.model.release()
+		s.model = nil
 	}
 }
 
@@ -171,7 +202,7 @@ func (s *Session) EndProfiling() (string, error) {
 		return "", err
 	}
 	defer s.use.RUnlock()
-	path, err := capi.EndProfiling(s.handle)
+	path, err := capi.EndProfiling(s.handle())
 	return filepath.FromSlash(path), wrap("end profiling", err)
 }
 
@@ -205,6 +236,9 @@ func (s *Session) Run(ctx context.Context, inputs map[string]*Tensor, outputs []
 		if err != nil {
 			return nil, err
 		}
+		if err := s.reaches(inputs[name], name); err != nil {
+			return nil, err
+		}
 		values[i] = value
 	}
 	control, err := NewRunControl()
@@ -213,14 +247,10 @@ func (s *Session) Run(ctx context.Context, inputs map[string]*Tensor, outputs []
 	}
 	defer control.Close()
 	defer control.Watch(ctx)()
-	results, err := s.run(control, names, values, outputs)
-	if err != nil {
-		return nil, err
-	}
-	return adoptAll(outputs, results)
+	return s.run(control, names, values, outputs)
 }
 
-func (s *Session) run(control *RunControl, names []string, values []*capi.Value, outputs []string) ([]*capi.Value, error) {
+func (s *Session) run(control *RunControl, names []string, values []*capi.Value, outputs []string) (map[string]*Tensor, error) {
 	if err := s.acquire(); err != nil {
 		return nil, err
 	}
@@ -229,16 +259,19 @@ func (s *Session) run(control *RunControl, names []string, values []*capi.Value,
 	if err != nil {
 		return nil, err
 	}
-	results, err := capi.Run(s.handle, options, names, values, outputs)
-	return results, control.end(err)
+	results, err := capi.Run(s.handle(), options, names, values, outputs)
+	if err := control.end(err); err != nil {
+		return nil, err
+	}
+	return s.model.adoptAll(outputs, results)
 }
 
 // adoptAll makes tensors of values, all or none.
-func adoptAll(names []string, values []*capi.Value) (map[string]*Tensor, error) {
+func (m *model) adoptAll(names []string, values []*capi.Value) (map[string]*Tensor, error) {
 	tensors := make(map[string]*Tensor, len(names))
 	var failed error
 	for i, name := range names {
-		t, err := adopt("output "+name, values[i])
+		t, err := m.adopt("output "+name, values[i])
 		if err != nil {
 			failed = err // the last one tells enough
 			continue

@@ -34,6 +34,7 @@ type memory struct {
 	size      int
 	owner     *capi.Value     // the value that the block belongs to; nil where capi.Alloc made it
 	allocator *capi.Allocator // to be released after owner; nil where ONNX Runtime sees to it
+	model     *model          // to be released after allocator; nil on the CPU
 	at        Location
 }
 
@@ -54,6 +55,14 @@ func (m *memory) release() {
 	if m.allocator != nil {
 		capi.ReleaseAllocator(m.allocator)
 	}
+	if m.model != nil {
+		m.model.release()
+	}
+}
+
+// value returns a value over a part of m, which is the caller's.
+func (m *memory) value(dtype DType, offset, size int, shape []int64) (*capi.Value, error) {
+	return capi.WrapValue(m.info, unsafe.Add(m.data, offset), size, shape, int(dtype))
 }
 
 // NewTensor returns a tensor of zeros. A dimension of 0 is allowed, no dimension
@@ -81,7 +90,8 @@ func NewTensor(dtype DType, shape ...int64) (*Tensor, error) {
 // NewTensor returns a tensor in the memory at: as the function NewTensor where that
 // is the CPU's, otherwise its elements unset, from the allocator that the session
 // has for it. at is where an input or an output of the session lies. A tensor that
-// is not on the CPU has no Bytes: see [Copy]. It may outlive the session.
+// is not on the CPU has no Bytes: see [Copy]. It may outlive the session, but the
+// model's memory is kept until it is closed.
 //
 // Errors: as for the function NewTensor; ErrInvalidArgument for memory that the
 // session does not use; ErrClosed.
@@ -101,7 +111,7 @@ func (s *Session) NewTensor(at Location, dtype DType, shape ...int64) (*Tensor, 
 		return nil, err
 	}
 	what := "tensor in memory " + at.String()
-	allocator, err := capi.NewAllocator(s.handle, info)
+	allocator, err := capi.NewAllocator(s.handle(), info)
 	if err != nil {
 		return nil, wrap(what, err)
 	}
@@ -110,7 +120,7 @@ func (s *Session) NewTensor(at Location, dtype DType, shape ...int64) (*Tensor, 
 		capi.ReleaseAllocator(allocator)
 		return nil, wrap(what, err)
 	}
-	t, err := adopt(what, value)
+	t, err := s.model.adopt(what, value)
 	if err != nil {
 		capi.ReleaseAllocator(allocator)
 		return nil, err
@@ -119,9 +129,9 @@ func (s *Session) NewTensor(at Location, dtype DType, shape ...int64) (*Tensor, 
 	return t, nil
 }
 
-// adopt makes a tensor of a value that ONNX Runtime allocated. The value is the
-// tensor's, and released if there is an error.
-func adopt(what string, value *capi.Value) (*Tensor, error) {
+// adopt makes a tensor of a value that a session of the model allocated. The value
+// is the tensor's, and released if there is an error.
+func (m *model) adopt(what string, value *capi.Value) (*Tensor, error) {
 	var at Location
 	info, ok, err := capi.DescribeValue(value)
 	if err == nil && !ok {
@@ -137,8 +147,11 @@ func adopt(what string, value *capi.Value) (*Tensor, error) {
 		capi.ReleaseValue(value)
 		return nil, wrap(what, err)
 	}
-	m := &memory{info: info.Memory, data: info.Data, size: info.Size, owner: value, at: at}
-	return m.tensor(DType(info.DType), 0, info.Shape)
+	mem := &memory{info: info.Memory, data: info.Data, size: info.Size, owner: value, at: at}
+	if at != (Location{}) {
+		mem.model = m.retain()
+	}
+	return mem.tensor(DType(info.DType), 0, info.Shape)
 }
 
 // tensor returns a tensor over m, which holds enough bytes.
@@ -209,7 +222,7 @@ func (t *Tensor) Reshape(shape ...int64) error {
 		return invalid("shape %v of %s needs %d bytes, the tensor's memory has %d",
 			copyOf(shape), t.dtype, size, t.mem.size-t.offset)
 	}
-	value, err := capi.WrapValue(t.mem.info, unsafe.Add(t.mem.data, t.offset), size, shape, int(t.dtype))
+	value, err := t.mem.value(t.dtype, t.offset, size, shape)
 	if err != nil {
 		return wrap("tensor", err)
 	}
