@@ -58,13 +58,16 @@ type runtimeLibrary struct {
 	path      string
 	version   string
 	providers []string
-	env       *capi.Env
-	cpu       *capi.MemoryInfo
 	plugins   struct { // provider libraries that have been loaded, by name
 		sync.Mutex
 		paths map[string]string
 	}
-	hugePages bool // there is an allocator for them
+
+	// environment makes what is below, once. ONNX Runtime registers its operators then, which takes 20 ms.
+	environment func() error
+	env         *capi.Env
+	cpu         *capi.MemoryInfo
+	hugePages   bool // there is an allocator for them
 }
 
 var (
@@ -76,6 +79,9 @@ var (
 // later calls do nothing, but fail with ErrInitialized if they name another
 // library. What needs the library and finds Init not called calls it with the zero
 // Environment. Safe for concurrent use.
+//
+// ONNX Runtime gets ready in the background meanwhile: what needs that, such as NewSession, waits
+// for it, and has its error.
 //
 // Errors: ErrLibraryNotFound, ErrVersion, ErrInitialized, ErrRuntime.
 func Init(e Environment) error {
@@ -105,15 +111,18 @@ func initialise(e Environment) (*runtimeLibrary, error) {
 		return nil, err
 	}
 	loaded.Store(lib)
+	go lib.environment() // who needs it has its error
 	return lib, nil
 }
 
-// current returns the loaded library, loading it if need be.
-func current() (*runtimeLibrary, error) {
-	if lib := loaded.Load(); lib != nil {
-		return lib, nil
+// current returns the loaded library with its environment, loading it if need be.
+func current() (lib *runtimeLibrary, err error) {
+	if lib = loaded.Load(); lib == nil {
+		if lib, err = initialise(Environment{}); err != nil {
+			return nil, err
+		}
 	}
-	return initialise(Environment{})
+	return lib, lib.environment()
 }
 
 func sameFile(a, b string) bool {
@@ -125,9 +134,6 @@ func sameFile(a, b string) bool {
 	return err == nil && os.SameFile(x, y)
 }
 
-// load opens the library twice, for the Go binding and for package capi: the
-// loader gives both the same handle, and ONNX Runtime gives both the same
-// environment.
 func load(path string, level LogLevel) (*runtimeLibrary, error) {
 	option, err := level.option()
 	if err != nil {
@@ -143,22 +149,29 @@ func load(path string, level LogLevel) (*runtimeLibrary, error) {
 		return nil, fmt.Errorf("ort: %w: %s is release %s, needed is 1.%d or newer; %s",
 			ErrVersion, path, version, capi.Version, remedy)
 	}
-	binding.SetSharedLibraryPath(path)
-	if err := binding.InitializeEnvironment(option); err != nil {
-		return nil, fmt.Errorf("ort: load %s: %w: %s", path, ErrRuntime, capi.OneLine(err.Error()))
-	}
 	lib := &runtimeLibrary{path: path, version: version}
-	if lib.env, err = capi.NewEnv(); err != nil {
-		return nil, wrap("load "+path, err)
-	}
-	if lib.cpu, err = capi.CPUMemory(); err != nil {
-		return nil, wrap("load "+path, err)
-	}
-	lib.hugePages = capi.UseHugePages(lib.env, lib.cpu) == nil // not everywhere, and not beside somebody else's
 	if lib.providers, err = capi.Providers(); err != nil {
 		return nil, wrap("load "+path, err)
 	}
+	lib.environment = sync.OnceValue(func() error { return lib.createEnvironment(option) })
 	return lib, nil
+}
+
+// createEnvironment opens the library a second time, for the Go binding: the loader
+// gives it the handle that package capi has, and ONNX Runtime the same environment.
+func (l *runtimeLibrary) createEnvironment(option binding.EnvironmentOption) (err error) {
+	binding.SetSharedLibraryPath(l.path)
+	if err := binding.InitializeEnvironment(option); err != nil {
+		return fmt.Errorf("ort: load %s: %w: %s", l.path, ErrRuntime, capi.OneLine(err.Error()))
+	}
+	if l.env, err = capi.NewEnv(); err != nil {
+		return wrap("load "+l.path, err)
+	}
+	if l.cpu, err = capi.CPUMemory(); err != nil {
+		return wrap("load "+l.path, err)
+	}
+	l.hugePages = capi.UseHugePages(l.env, l.cpu) == nil // not everywhere, and not beside somebody else's
+	return nil
 }
 
 // newEnough reports whether a release such as "1.32.0" has the API of package

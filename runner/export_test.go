@@ -46,3 +46,12 @@ func Expected(d Decoder) bool {
 	defer s.s.mu.Unlock()
 	return s.expected
 }
+
+// LargestFirst opens a graph in the form that does without the order of ONNX.
+func LargestFirst(file string) error {
+	s, err := newSessionLargestFirst(file, SessionConfig(Options{}))
+	if err == nil {
+		s.Close()
+	}
+	return err
+}

@@ -5,6 +5,7 @@ import (
 	"io/fs"
 	"os"
 	"path/filepath"
+	"slices"
 	"testing"
 
 	"github.com/stretchr/testify/require"
@@ -261,4 +262,20 @@ func TestSamplingOfGenAI(t *testing.T) {
 	m.files["genai_config.json"] = `{"search": {"do_sample": true, "top_p": 3}}`
 	_, err := runner.Open(t.Context(), m.folder(t), runner.Options{})
 	requireError(t, err, sample.ErrParams, "genai_config.json")
+}
+
+// ONNX Runtime is given nodes with large weights first, as bytes, and finds the data file; not where a provider is named.
+func TestLargestFirst(t *testing.T) {
+	dir := toy{layers: 2, headDim: 16, vocab: 1 << 14}.folder(t)
+	require.FileExists(t, filepath.Join(dir, "model.onnx.data"), "the head is in a file of its own")
+	logits := func(path string, o runner.Options) []float32 {
+		found, err := sequence(t, open(t, path, o)).Prefill(t.Context(), []int32{3, 1, 2})
+		require.NoError(t, err)
+		return slices.Clone(found)
+	}
+	want := logits(dir, runner.Options{Providers: []ort.Provider{{Name: "cpu"}}})
+	require.Equal(t, want, logits(dir, runner.Options{}))
+	t.Chdir(dir)
+	require.Equal(t, want, logits("model.onnx", runner.Options{}))
+	require.NoError(t, runner.LargestFirst("model.onnx"), "or it was loaded as it is")
 }

@@ -295,7 +295,7 @@ func (r *Runner) loadGraph(ctx context.Context, file string, o Options) error {
 		return wrap(err)
 	}
 	conf := SessionConfig(o)
-	if r.session, err = ort.NewSession(cmp.Or(o.OptimizedModel, file), conf); err != nil {
+	if r.session, err = newSession(cmp.Or(o.OptimizedModel, file), conf); err != nil {
 		return wrap(err)
 	}
 	if r.layout, err = readLayout(r.session, model, r.config); err != nil {
