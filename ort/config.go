@@ -43,8 +43,8 @@ type SessionConfig struct {
 	// after the first run of a shape.
 	NoMemPattern bool
 	// HugePages has the weights that kernels pack on pages of 2 MB, on Linux: a decode step, which
-	// reads all of them, is a tenth faster and more. Activations are then taken as with NoArena. For sessions on the
-	// CPU; elsewhere it does nothing.
+	// reads all of them, is a tenth faster and more. Activations then go back to the system behind a run but for some MB,
+	// as nearly with NoArena. For sessions on the CPU; elsewhere it does nothing.
 	HugePages bool
 	// RecordAssignment keeps which execution provider was given which nodes, for Session.Assignments.
 	RecordAssignment bool

@@ -305,6 +305,40 @@ func TestBlocksLieInAPage(t *testing.T) {
 	}
 }
 
+// Memory of large activations goes on to the next of the same size, and most of it back to the system behind a run.
+func TestLargeBlocks(t *testing.T) {
+	if runtime.GOOS != "linux" {
+		t.Skip("huge pages, and the allocator that comes with them, are there on Linux alone")
+	}
+	s := open(t, "product", ort.SessionConfig{HugePages: true})
+	product := func(rows int) *ort.Tensor {
+		x, err := ort.NewTensor(ort.Float32, int64(rows), 32)
+		require.NoError(t, err)
+		defer x.Close()
+		out, err := s.Run(t.Context(), map[string]*ort.Tensor{"x": x}, nil)
+		require.NoError(t, err)
+		return out["y"]
+	}
+	address := func(x *ort.Tensor) uintptr { return uintptr(unsafe.Pointer(unsafe.SliceData(x.Bytes()))) }
+
+	large := product(1 << 14)
+	where := address(large)
+	require.Zero(t, where%(2<<20), "not on huge pages")
+	size := len(large.Bytes())
+	large.Close()
+	require.GreaterOrEqual(t, capi.SpareBytes(), size)
+	again, other := product(1<<14), product(1<<14)
+	require.Equal(t, where, address(again))
+	require.NotEqual(t, where, address(other), "two tensors in one place")
+	again.Close()
+	other.Close()
+
+	product(1 << 19).Close()
+	require.LessOrEqual(t, capi.SpareBytes(), 8<<20)
+	s.Close()
+	require.Zero(t, capi.SpareBytes())
+}
+
 func TestAssignments(t *testing.T) {
 	s := open(t, "add", ort.SessionConfig{RecordAssignment: true, Providers: []ort.Provider{{Name: "CPUExecutionProvider"}}})
 	all, err := s.Assignments()

@@ -100,6 +100,9 @@ func UseHugePages(env *Env, info *MemoryInfo) error { return take(C.capi_use_hug
 // HugePageBytes returns how much memory for packed weights is set aside.
 func HugePageBytes() int { return int(C.capi_weights_reserved()) }
 
+// SpareBytes returns how much memory is kept for large activations of runs to come.
+func SpareBytes() int { return int(C.capi_weights_spare()) }
+
 // DefaultAllocator returns the allocator that strings come from. It is never
 // released.
 func DefaultAllocator() (*Allocator, error) {

@@ -25,10 +25,12 @@ void capi_status_release(OrtStatus *status);
 OrtStatus *capi_env_create(OrtEnv **out);
 OrtStatus *capi_cpu_memory_info(OrtMemoryInfo **out);
 // capi_use_huge_pages offers sessions with session.use_env_allocators an allocator that has packed weights on huge pages.
-// The memory info is kept. It fails on systems without them. capi_weights_reserved is how many bytes those take.
+// The memory info is kept. It fails on systems without them. capi_weights_reserved is how many bytes those take,
+// capi_weights_spare how many are kept for activations that there are none of at present.
 OrtStatus *capi_use_huge_pages(OrtEnv *env, const OrtMemoryInfo *info);
 OrtStatus *capi_weights_register(const OrtApi *api, OrtEnv *env, const OrtMemoryInfo *info);
 size_t capi_weights_reserved(void);
+size_t capi_weights_spare(void);
 // capi_weights_loading is called before and after a session is created.
 void capi_weights_loading(int on);
 
