@@ -401,7 +401,33 @@ func TestPluginOptions(t *testing.T) {
 	defer other.Close()
 	require.Equal(t, []float32{2, 4, 6, 8}, ort.Data[float32](run(t, other, inputs)["z"]))
 	_, err = ort.NewSessionFromBytes(model, onDevice(t, map[string]string{"threads": "none"}))
-	requireError(t, err, ort.ErrInvalidArgument, "none threads")
+	require.ErrorContains(t, err, "none threads")
+}
+
+// Of several devices a session has the one that it is asked for, and no memory of
+// another.
+func TestDeviceID(t *testing.T) {
+	x := floats(t, []float32{1, 2, 3, 4}, 1, 4)
+	tensors := map[string]*ort.Tensor{}
+	for id, want := range map[string]string{"": "TestDevice:0", "0": "TestDevice:0", "1": "TestDevice:1"} {
+		options := map[string]string{}
+		if id != "" {
+			options["device_id"] = id
+		}
+		s := open(t, "add", onDevice(t, options))
+		at, err := s.OutputLocation("z")
+		require.NoError(t, err)
+		require.Equal(t, want, at.String())
+		require.Equal(t, []float32{2, 4, 6, 8}, ort.Data[float32](run(t, s, map[string]*ort.Tensor{"x": x, "y": x})["z"]))
+		tensors[id] = deviceTensor(t, s, at, []float32{1, 2, 3, 4}, 1, 4)
+	}
+	s, _ := openOnDevice(t, "add")
+	other := tensors["1"]
+	_, err := s.Run(context.Background(), map[string]*ort.Tensor{"x": other, "y": other}, nil)
+	requireError(t, err, ort.ErrInvalidArgument, "in memory TestDevice:1, where x is")
+	require.Error(t, ort.Copy(tensors["0"], other), "from one device to another")
+	_, err = ort.NewSession(graph("add"), onDevice(t, map[string]string{"device_id": "2"}))
+	requireError(t, err, ort.ErrProvider, "there is no device_id 2 among its 2")
 }
 
 func TestCancelOnDevice(t *testing.T) {

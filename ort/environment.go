@@ -176,11 +176,14 @@ func (l *runtimeLibrary) createEnvironment(option binding.EnvironmentOption) (er
 
 // newEnough reports whether a release such as "1.32.0" has the API of package
 // capi. Asking an older library for it would make it print.
-func newEnough(version string) bool {
-	major, rest, _ := strings.Cut(version, ".")
-	minor, _, _ := strings.Cut(rest, ".")
-	n, err := strconv.Atoi(minor)
-	return err == nil && (major != "1" || n >= capi.Version)
+func newEnough(version string) bool { return atLeast(version, capi.Version) }
+
+// atLeast reports whether a release is 1.minor or newer.
+func atLeast(release string, minor int) bool {
+	major, rest, _ := strings.Cut(release, ".")
+	second, _, _ := strings.Cut(rest, ".")
+	n, err := strconv.Atoi(second)
+	return err == nil && (major != "1" || n >= minor)
 }
 
 // Version returns the release of the loaded library, such as "1.32.0", or "" before

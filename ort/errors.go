@@ -64,7 +64,8 @@ func classifyLoad(status *capi.Status) error {
 		return classify(status)
 	case strings.Contains(status.Message, "External data path does not exist"):
 		return ErrNoSuchFile
-	case strings.Contains(status.Message, "CUDA failure"), strings.Contains(status.Message, "providers_"):
+	case strings.Contains(status.Message, "CUDA failure"), strings.Contains(status.Message, "providers_"),
+		strings.Contains(status.Message, "creating execution provider"):
 		return ErrProvider
 	}
 	return ErrInvalidModel

@@ -139,6 +139,23 @@ func TestLoadRefuses(t *testing.T) {
 	require.ErrorIs(t, err, ErrInvalidArgument)
 }
 
+// CUDA's library is loaded where ONNX Runtime was built for it and all that it needs
+// is there: what it would do otherwise is crash.
+func TestRegisterCUDA(t *testing.T) {
+	require.NoError(t, Init(Environment{}))
+	dir := t.TempDir()
+	lib := &runtimeLibrary{path: filepath.Join(dir, "libonnxruntime.so"), version: "1.27.9", providers: []string{"CPUExecutionProvider"}}
+	require.ErrorContains(t, lib.registerCUDA(), "release 1.27.9, has no plug-in for it")
+	lib.providers = append(lib.providers, cudaProvider)
+	require.ErrorContains(t, lib.registerCUDA(), "release 1.27.9, has no plug-in for it")
+	lib.version = "1.28.0"
+	require.ErrorContains(t, lib.registerCUDA(), lib.bundled("onnxruntime_providers_shared"))
+	put(t, dir, filepath.Base(lib.bundled("onnxruntime_providers_shared")))
+	require.ErrorContains(t, lib.registerCUDA(), lib.bundled("onnxruntime_providers_cuda"))
+	put(t, dir, filepath.Base(lib.bundled("onnxruntime_providers_cuda")))
+	require.ErrorIs(t, lib.registerCUDA(), ErrProvider, "an empty file is no library")
+}
+
 // compile makes a shared library of one C file, with the compiler that cgo needs
 // anyway.
 func compile(t *testing.T, source string) string {

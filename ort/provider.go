@@ -5,6 +5,8 @@ import (
 	"errors"
 	"fmt"
 	"maps"
+	"path/filepath"
+	"runtime"
 	"slices"
 	"strconv"
 	"strings"
@@ -28,22 +30,60 @@ func RegisterProviderLibrary(name, path string) error {
 	if name == "" || hasZero(name) || hasZero(path) {
 		return invalid("provider library %q at %q", name, path)
 	}
-	lib.plugins.Lock()
-	defer lib.plugins.Unlock()
-	if known, ok := lib.plugins.paths[name]; ok {
+	if err := lib.register(name, path); err != nil {
+		return fmt.Errorf("ort: %w", err)
+	}
+	return nil
+}
+
+func (l *runtimeLibrary) register(name, path string) error {
+	l.plugins.Lock()
+	defer l.plugins.Unlock()
+	if known, ok := l.plugins.paths[name]; ok {
 		if known != path {
-			return fmt.Errorf("ort: %w %s: loaded from %s already, not from %s", ErrProvider, name, known, path)
+			return fmt.Errorf("%w %s: loaded from %s already, not from %s", ErrProvider, name, known, path)
 		}
 		return nil
 	}
 	if err := binding.RegisterExecutionProviderLibrary(name, path); err != nil {
-		return fmt.Errorf("ort: load provider %s from %s: %w: %s", name, path, ErrProvider, capi.OneLine(err.Error()))
+		return fmt.Errorf("load provider %s from %s: %w: %s", name, path, ErrProvider, capi.OneLine(err.Error()))
 	}
-	if lib.plugins.paths == nil {
-		lib.plugins.paths = map[string]string{}
+	if l.plugins.paths == nil {
+		l.plugins.paths = map[string]string{}
 	}
-	lib.plugins.paths[name] = path
+	l.plugins.paths[name] = path
 	return nil
+}
+
+const cudaProvider = "CUDAExecutionProvider"
+
+// registerCUDA registers the CUDA library that comes with ONNX Runtime's, where that
+// was built for CUDA: one of another build crashes. So it does without the library
+// that all providers share, and, where the system lists a GPU that CUDA has not got,
+// in releases before 1.28 (tried with CUDA's own libraries and no GPU).
+func (l *runtimeLibrary) registerCUDA() error {
+	if !slices.Contains(l.providers, cudaProvider) || !atLeast(l.version, 28) {
+		return fmt.Errorf("%s, release %s, has no plug-in for it", l.path, l.version)
+	}
+	for _, name := range []string{"onnxruntime_providers_shared", "onnxruntime_providers_cuda"} {
+		if path := l.bundled(name); !isFile(path) {
+			return fmt.Errorf("there is no %s", path)
+		}
+	}
+	return l.register(cudaProvider, l.bundled("onnxruntime_providers_cuda"))
+}
+
+// bundled is the path of a library that comes with ONNX Runtime's.
+func (l *runtimeLibrary) bundled(name string) string {
+	switch runtime.GOOS {
+	case "windows":
+		name += ".dll"
+	case "darwin":
+		name = "lib" + name + ".dylib"
+	default:
+		name = "lib" + name + ".so"
+	}
+	return filepath.Join(filepath.Dir(l.path), name)
 }
 
 // identity is a model of one node, y = Identity(x).
@@ -79,7 +119,7 @@ func (p Provider) appendTo(lib *runtimeLibrary, o *binding.SessionOptions) error
 		}
 		return nil
 	case "cuda":
-		return p.appendCUDA(o)
+		return p.appendCUDA(lib, o)
 	case "tensorrt":
 		return p.appendTensorRT(o)
 	case "coreml":
@@ -103,7 +143,16 @@ func (p Provider) option(key, otherwise string) string {
 	return otherwise
 }
 
-func (p Provider) appendCUDA(o *binding.SessionOptions) error {
+// appendCUDA takes CUDA as a plug-in, which brings the copies between host and device
+// that [Copy] needs. It is the same provider as the one that is built in, and that
+// one is taken where CUDA's library cannot be registered, or does not find the
+// device that CUDA itself may find.
+func (p Provider) appendCUDA(lib *runtimeLibrary, o *binding.SessionOptions) error {
+	unregistered := lib.registerCUDA()
+	plugin := Provider{Name: cudaProvider, Options: p.Options}
+	if found, err := plugin.appendDevices(lib, o); found || err != nil {
+		return err
+	}
 	options, err := binding.NewCUDAProviderOptions()
 	if err != nil {
 		return err
@@ -112,7 +161,13 @@ func (p Provider) appendCUDA(o *binding.SessionOptions) error {
 	if err := options.Update(p.Options); err != nil {
 		return err
 	}
-	return o.AppendExecutionProviderCUDA(options)
+	if err := o.AppendExecutionProviderCUDA(options); err != nil {
+		if unregistered != nil { // it may name the library that is missing
+			err = fmt.Errorf("%w; %w", err, unregistered)
+		}
+		return err
+	}
+	return nil
 }
 
 func (p Provider) appendTensorRT(o *binding.SessionOptions) error {
@@ -130,17 +185,48 @@ func (p Provider) appendTensorRT(o *binding.SessionOptions) error {
 // appendByName takes a plug-in of this name, or else a provider that the library
 // was built with.
 func (p Provider) appendByName(lib *runtimeLibrary, o *binding.SessionOptions) error {
+	if found, err := p.appendDevices(lib, o); found || err != nil {
+		return err
+	}
+	return o.AppendExecutionProvider(p.Name, p.Options)
+}
+
+// appendDevices takes the devices of the plug-in of this name, and reports whether
+// there are any.
+func (p Provider) appendDevices(lib *runtimeLibrary, o *binding.SessionOptions) (bool, error) {
+	devices, err := p.devices(lib)
+	if err != nil || len(devices) == 0 {
+		return false, err
+	}
 	raw, err := rawOptions(o)
 	if err != nil {
-		return err
+		return false, err
 	}
 	keys := slices.Sorted(maps.Keys(p.Options))
 	values := make([]string, len(keys))
 	for i, key := range keys {
 		values[i] = p.Options[key]
 	}
-	if found, err := capi.AppendPlugin(lib.env, raw, p.Name, keys, values); found || err != nil {
-		return err
+	return true, capi.AppendDevices(lib.env, raw, devices, keys, values)
+}
+
+// devices returns those of a plug-in that p is for: all, unless they have a
+// device_id. Then it is the one that p's options name, or the first.
+func (p Provider) devices(lib *runtimeLibrary) ([]*capi.Device, error) {
+	mine, err := capi.Devices(lib.env)
+	if err != nil {
+		return nil, err
 	}
-	return o.AppendExecutionProvider(p.Name, p.Options)
+	mine = slices.DeleteFunc(mine, func(d *capi.Device) bool { return capi.DeviceProvider(d) != p.Name })
+	number := func(d *capi.Device) string { return capi.DeviceOption(d, "device_id") }
+	if len(mine) == 0 || number(mine[0]) == "" {
+		return mine, nil
+	}
+	wanted := p.option("device_id", number(mine[0]))
+	for _, d := range mine {
+		if number(d) == wanted {
+			return []*capi.Device{d}, nil
+		}
+	}
+	return nil, fmt.Errorf("there is no device_id %s among its %d", wanted, len(mine))
 }

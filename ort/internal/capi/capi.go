@@ -30,6 +30,7 @@ type (
 	Allocator      = C.OrtAllocator
 	APIBase        = C.OrtApiBase
 	Binding        = C.OrtIoBinding
+	Device         = C.OrtEpDevice
 	Env            = C.OrtEnv
 	MemoryInfo     = C.OrtMemoryInfo
 	RunOptions     = C.OrtRunOptions
@@ -124,29 +125,35 @@ func Providers() ([]string, error) {
 	return list, take(C.capi_providers_release(names, count))
 }
 
-// AppendPlugin appends to options every device of the plug-in provider that
-// calls itself name, and reports whether there is one.
-func AppendPlugin(env *Env, options *SessionOptions, name string, keys, values []string) (bool, error) {
+// Devices returns the devices of the plug-in providers that have been registered.
+func Devices(env *Env) ([]*Device, error) {
 	var (
-		devices **C.OrtEpDevice
+		devices **Device
 		count   C.size_t
-		mine    []*C.OrtEpDevice
 	)
 	if err := take(C.capi_ep_devices(env, &devices, &count)); err != nil {
-		return false, err
+		return nil, err
 	}
-	for _, d := range unsafe.Slice(devices, count) {
-		if C.GoString(C.capi_ep_device_name(d)) == name {
-			mine = append(mine, d)
-		}
-	}
-	if len(mine) == 0 {
-		return false, nil
-	}
+	return append([]*Device(nil), unsafe.Slice(devices, count)...), nil
+}
+
+// DeviceProvider returns the name of the execution provider that runs on d.
+func DeviceProvider(d *Device) string { return C.GoString(C.capi_ep_device_name(d)) }
+
+// DeviceOption returns the value that d has for an option of its provider, "" where
+// it has none.
+func DeviceOption(d *Device, key string) string {
+	k := NewName(key)
+	defer k.Free()
+	return C.GoString(C.capi_ep_device_option(d, k.p))
+}
+
+// AppendDevices appends devices of one provider to options.
+func AppendDevices(env *Env, options *SessionOptions, devices []*Device, keys, values []string) error {
 	ks, vs := newCStrings(keys), newCStrings(values)
 	defer ks.free()
 	defer vs.free()
-	return true, take(C.capi_append_provider_v2(options, env, unsafe.SliceData(mine), C.size_t(len(mine)),
+	return take(C.capi_append_provider_v2(options, env, unsafe.SliceData(devices), C.size_t(len(devices)),
 		unsafe.SliceData(ks), unsafe.SliceData(vs), C.size_t(len(keys))))
 }
 

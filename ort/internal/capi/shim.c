@@ -90,6 +90,12 @@ OrtStatus *capi_ep_devices(const OrtEnv *env, const OrtEpDevice *const **devices
 
 const char *capi_ep_device_name(const OrtEpDevice *device) { return api->EpDevice_EpName(device); }
 
+const char *capi_ep_device_option(const OrtEpDevice *device, const char *key) {
+  const OrtKeyValuePairs *options = api->EpDevice_EpOptions(device);
+  const char *value = options ? api->GetKeyValue(options, key) : NULL;
+  return value ? value : "";
+}
+
 OrtStatus *capi_append_provider_v2(OrtSessionOptions *options, OrtEnv *env,
                                    const OrtEpDevice *const *devices, size_t device_count,
                                    char **keys, char **values, size_t option_count) {

@@ -41,6 +41,7 @@ OrtStatus *capi_providers_release(char **names, int count);
 
 OrtStatus *capi_ep_devices(const OrtEnv *env, const OrtEpDevice *const **devices, size_t *count);
 const char *capi_ep_device_name(const OrtEpDevice *device);
+const char *capi_ep_device_option(const OrtEpDevice *device, const char *key);
 OrtStatus *capi_append_provider_v2(OrtSessionOptions *options, OrtEnv *env,
                                    const OrtEpDevice *const *devices, size_t device_count,
                                    char **keys, char **values, size_t option_count);

@@ -6,7 +6,9 @@
 // its own over the storage. What crosses between host and device, and what each run was given, is counted and kept for
 // the functions at the end.
 //
-// Options: model is the model's file, where the session was given none; threads of the nested session, 1 by default;
+// There are two devices, 0 and 1, which know nothing of each other's memory.
+//
+// Options: device_id is the device, 0 by default; model is the model's file, where the session was given none; threads of the nested session, 1 by default;
 // fail is create, compile or run: what is to fail.
 
 #define _GNU_SOURCE // MAP_ANONYMOUS, MAP_NORESERVE
@@ -23,6 +25,7 @@
 #define EXPORT __attribute__((visibility("default")))
 
 enum {
+  DEVICES = 2,
   VENDOR = 0x51E7,
   ALIGNMENT = 256,     // of blocks
   FRESH = 0xCD,        // what new memory holds: as a float -4.3e8, as an index out of any range
@@ -73,6 +76,7 @@ static int64_t call_count;
 // ---- device memory ----
 
 typedef struct block {
+  int device;
   char *address; // what others see; no access
   size_t size;   // as asked for
   size_t range;  // of addresses, in pages
@@ -87,10 +91,10 @@ static size_t pages(size_t size) {
   return (size + page) / page * page;
 }
 
-static void *allocate(size_t size) {
+static void *allocate(int device, size_t size) {
   block *b = malloc(sizeof *b);
   if (!b) return NULL;
-  *b = (block){.size = size, .range = pages(size)};
+  *b = (block){.device = device, .size = size, .range = pages(size)};
   b->address = mmap(NULL, b->range, PROT_NONE, MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
   void *storage = NULL;
   if (b->address == MAP_FAILED || posix_memalign(&storage, ALIGNMENT, size ? size : 1)) {
@@ -130,12 +134,12 @@ static void release(void *address) {
   free(b);
 }
 
-// storage_of gives the storage of size bytes at a device address, or NULL where they are not all in one live block.
-static char *storage_of(const void *address, size_t size) {
+// storage_of gives the storage of size bytes at an address of a device, or NULL where they are not all in one live block.
+static char *storage_of(int device, const void *address, size_t size) {
   char *p = (char *)address, *found = NULL;
   pthread_mutex_lock(&mutex);
   for (block *b = blocks; b && !found; b = b->next) {
-    if (p >= b->address && p <= b->address + b->size && size <= (size_t)(b->address + b->size - p)) {
+    if (b->device == device && p >= b->address && p <= b->address + b->size && size <= (size_t)(b->address + b->size - p)) {
       found = b->storage + (p - b->address);
     }
   }
@@ -143,15 +147,15 @@ static char *storage_of(const void *address, size_t size) {
   return found;
 }
 
+// number_of tells which device a memory belongs to.
+static int number_of(const OrtMemoryInfo *info) { return (int)ep_api->MemoryDevice_GetDeviceId(ep_api->MemoryInfo_GetMemoryDevice(info)); }
+
 typedef struct {
   OrtAllocator base;
   const OrtMemoryInfo *info;
 } allocator;
 
-static void *ORT_API_CALL allocator_alloc(OrtAllocator *a, size_t size) {
-  (void)a;
-  return allocate(size);
-}
+static void *ORT_API_CALL allocator_alloc(OrtAllocator *a, size_t size) { return allocate(number_of(((allocator *)a)->info), size); }
 
 static void ORT_API_CALL allocator_free(OrtAllocator *a, void *p) {
   (void)a;
@@ -192,7 +196,7 @@ static OrtStatus *device_view(const OrtValue *value, const OrtMemoryInfo *device
     return fault(ORT_EP_FAIL, NAME ": %s is not on the device", v->name);
   }
   static char none[ALIGNMENT];
-  *storage = v->size ? storage_of(v->address, v->size) : none;
+  *storage = v->size ? storage_of(number_of(device), v->address, v->size) : none;
   if (!*storage) {
     return fault(ORT_EP_FAIL, NAME ": %s: %zu bytes at %p are not in device memory that is in use", v->name, v->size, v->address);
   }
@@ -203,32 +207,37 @@ static OrtStatus *device_view(const OrtValue *value, const OrtMemoryInfo *device
 
 typedef struct {
   OrtDataTransferImpl base;
-  const OrtMemoryInfo *device;
+  OrtMemoryInfo *const *devices;
 } transfer;
 
-static bool on_device(const transfer *t, const OrtMemoryDevice *d) {
-  return ep_api->MemoryDevice_AreEqual(d, ep_api->MemoryInfo_GetMemoryDevice(t->device));
+// device_of gives the one of our devices that d is, or NULL.
+static const OrtMemoryInfo *device_of(const transfer *t, const OrtMemoryDevice *d) {
+  for (int i = 0; i < DEVICES; i++) {
+    if (ep_api->MemoryDevice_AreEqual(d, ep_api->MemoryInfo_GetMemoryDevice(t->devices[i]))) return t->devices[i];
+  }
+  return NULL;
 }
 
 static bool on_host(const OrtMemoryDevice *d) { return ep_api->MemoryDevice_GetDeviceType(d) == OrtMemoryInfoDeviceType_CPU; }
 
 static bool ORT_API_CALL transfer_can(const OrtDataTransferImpl *this, const OrtMemoryDevice *src, const OrtMemoryDevice *dst) {
-  const transfer *t = (const transfer *)this;
-  return (on_device(t, src) && (on_device(t, dst) || on_host(dst))) || (on_host(src) && on_device(t, dst));
+  const OrtMemoryInfo *from = device_of((const transfer *)this, src), *to = device_of((const transfer *)this, dst);
+  return (from && (from == to || on_host(dst))) || (to && on_host(src));
 }
 
 static OrtStatus *copy(const transfer *t, const OrtValue *src, OrtValue *dst) {
-  bool from_device = on_device(t, ep_api->Value_GetMemoryDevice(src)), to_device = on_device(t, ep_api->Value_GetMemoryDevice(dst));
+  const OrtMemoryInfo *from_device = device_of(t, ep_api->Value_GetMemoryDevice(src));
+  const OrtMemoryInfo *to_device = device_of(t, ep_api->Value_GetMemoryDevice(dst));
   view from = {.name = "a copy's source"}, to = {.name = "a copy's destination"};
   char *read, *write;
   if (from_device) {
-    TRY(device_view(src, t->device, &from, &read));
+    TRY(device_view(src, from_device, &from, &read));
   } else {
     TRY(shape_of(src, &from));
     TRY(api->GetTensorData(src, (const void **)&read));
   }
   if (to_device) {
-    TRY(device_view(dst, t->device, &to, &write));
+    TRY(device_view(dst, to_device, &to, &write));
   } else {
     TRY(shape_of(dst, &to));
     TRY(api->GetTensorMutableData(dst, (void **)&write));
@@ -270,13 +279,14 @@ static void ORT_API_CALL transfer_release(OrtDataTransferImpl *this) {
 typedef struct {
   OrtEpFactory base;
   OrtEnv *env;
-  OrtMemoryInfo *device;
+  OrtMemoryInfo *devices[DEVICES];
   OrtMemoryInfo *host;
 } factory;
 
 typedef struct {
   OrtEp base;
   factory *factory;
+  const OrtMemoryInfo *device;
   char *model; // may be NULL
   int threads;
   char fail[16];
@@ -386,7 +396,7 @@ static OrtStatus *wrap_storage(node *n, view *v, char *storage, OrtValue **out) 
 static OrtStatus *output(node *n, OrtKernelContext *context, size_t i, view *v, char **storage) {
   OrtValue *value;
   TRY(api->KernelContext_GetOutput(context, i, v->dims, v->rank, &value));
-  return device_view(value, n->ep->factory->device, v, storage);
+  return device_view(value, n->ep->device, v, storage);
 }
 
 static OrtStatus *bind_all(node *n, OrtKernelContext *context, run *r) {
@@ -395,7 +405,7 @@ static OrtStatus *bind_all(node *n, OrtKernelContext *context, run *r) {
     r->views[i].name = n->inputs[i].name;
     TRY(api->KernelContext_GetInput(context, i, &value));
     if (!value) return fault(ORT_EP_FAIL, NAME ": no input %s", n->inputs[i].name);
-    TRY(device_view(value, n->ep->factory->device, &r->views[i], &r->storage[i]));
+    TRY(device_view(value, n->ep->device, &r->views[i], &r->storage[i]));
     TRY(wrap_storage(n, &r->views[i], r->storage[i], &r->made[i]));
     TRY(api->BindInput(r->binding, n->inputs[i].name, r->made[i]));
   }
@@ -599,15 +609,21 @@ static const char *ORT_API_CALL factory_version(const OrtEpFactory *this) {
   return "1.0.0";
 }
 
-// The device is said to be the machine's CPU, which every machine has; its memory is said to be a GPU's.
+// The devices are said to be the machine's CPU, which every machine has; their memory is said to be a GPU's.
 static OrtStatus *ORT_API_CALL factory_devices(OrtEpFactory *this, const OrtHardwareDevice *const *devices, size_t n,
                                                OrtEpDevice **out, size_t max, size_t *out_count) {
   *out_count = 0;
-  for (size_t i = 0; i < n && max > 0; i++) {
-    if (api->HardwareDevice_Type(devices[i]) != OrtHardwareDeviceType_CPU) continue;
-    TRY(ep_api->CreateEpDevice(this, devices[i], NULL, NULL, &out[0]));
-    *out_count = 1;
-    return ep_api->EpDevice_AddAllocatorInfo(out[0], ((factory *)this)->device);
+  size_t cpu = 0;
+  while (cpu < n && api->HardwareDevice_Type(devices[cpu]) != OrtHardwareDeviceType_CPU) cpu++;
+  for (size_t i = 0; cpu < n && i < DEVICES && i < max; i++) {
+    OrtKeyValuePairs *options;
+    api->CreateKeyValuePairs(&options);
+    api->AddKeyValuePair(options, "device_id", i ? "1" : "0");
+    OrtStatus *status = ep_api->CreateEpDevice(this, devices[cpu], NULL, options, &out[i]);
+    api->ReleaseKeyValuePairs(options);
+    if (status) return status;
+    *out_count = i + 1;
+    TRY(ep_api->EpDevice_AddAllocatorInfo(out[i], ((factory *)this)->devices[i]));
   }
   return NULL;
 }
@@ -624,14 +640,16 @@ static OrtStatus *option(const OrtSessionOptions *options, const char *key, char
 }
 
 static OrtStatus *configure(ep *e, const OrtSessionOptions *options) {
-  char *threads = NULL, *fail = NULL;
-  OrtStatus *status = option(options, "ep.testdevice.model", &e->model);
+  char *device = NULL, *threads = NULL, *fail = NULL;
+  OrtStatus *status = option(options, "ep.testdevice.device_id", &device);
+  if (!status) status = option(options, "ep.testdevice.model", &e->model);
   if (!status) status = option(options, "ep.testdevice.threads", &threads);
   if (!status) status = option(options, "ep.testdevice.fail", &fail);
+  e->device = e->factory->devices[device && !strcmp(device, "1")];
   e->threads = threads ? atoi(threads) : 1;
   if (!status && e->threads < 1) status = fault(ORT_INVALID_ARGUMENT, NAME ": %s threads", threads);
   snprintf(e->fail, sizeof e->fail, "%s", fail ? fail : "");
-  free(threads), free(fail);
+  free(device), free(threads), free(fail);
   if (!status && !strcmp(e->fail, "create")) status = fault(ORT_EP_FAIL, NAME ": no such device, as asked for");
   return status;
 }
@@ -697,7 +715,7 @@ static void ORT_API_CALL factory_release_allocator(OrtEpFactory *this, OrtAlloca
 static OrtStatus *ORT_API_CALL factory_create_transfer(OrtEpFactory *this, OrtDataTransferImpl **out) {
   transfer *t = calloc(1, sizeof *t);
   t->base = (OrtDataTransferImpl){ORT_API_VERSION, transfer_release, transfer_can, transfer_copy};
-  t->device = ((factory *)this)->device;
+  t->devices = ((factory *)this)->devices;
   pthread_mutex_lock(&mutex);
   count.transfer_objects++;
   pthread_mutex_unlock(&mutex);
@@ -730,9 +748,9 @@ EXPORT OrtStatus *CreateEpFactories(const char *registered_name, const OrtApiBas
   f->base.CreateDataTransfer = factory_create_transfer;
   f->base.IsStreamAware = factory_streams;
   OrtStatus *status = api->CreateEnv(ORT_LOGGING_LEVEL_FATAL, NAME, &f->env); // the process's own
-  if (!status) {
-    status = api->CreateMemoryInfo_V2(NAME, OrtMemoryInfoDeviceType_GPU, VENDOR, 0, OrtDeviceMemoryType_DEFAULT, 0,
-                                      OrtDeviceAllocator, &f->device);
+  for (int i = 0; !status && i < DEVICES; i++) {
+    status = api->CreateMemoryInfo_V2(NAME, OrtMemoryInfoDeviceType_GPU, VENDOR, i, OrtDeviceMemoryType_DEFAULT, 0,
+                                      OrtDeviceAllocator, &f->devices[i]);
   }
   if (!status) status = api->CreateCpuMemoryInfo(OrtDeviceAllocator, OrtMemTypeDefault, &f->host);
   if (status) {
@@ -746,7 +764,7 @@ EXPORT OrtStatus *CreateEpFactories(const char *registered_name, const OrtApiBas
 
 EXPORT OrtStatus *ReleaseEpFactory(OrtEpFactory *this) {
   factory *f = (factory *)this;
-  api->ReleaseMemoryInfo(f->device);
+  for (int i = 0; i < DEVICES; i++) api->ReleaseMemoryInfo(f->devices[i]);
   api->ReleaseMemoryInfo(f->host);
   api->ReleaseEnv(f->env);
   free(f);
