@@ -58,9 +58,9 @@ func (l *runtimeLibrary) register(name, path string) error {
 const cudaProvider = "CUDAExecutionProvider"
 
 // registerCUDA registers the CUDA library that comes with ONNX Runtime's, where that
-// was built for CUDA: one of another build crashes. So it does without the library
-// that all providers share, and, where the system lists a GPU that CUDA has not got,
-// in releases before 1.28 (tried with CUDA's own libraries and no GPU).
+// was built for CUDA: one of another build crashes, and so it does without the library
+// that all providers share. Older releases than 1.28 are left out: their sources do
+// not check that CUDA has the GPUs that the system lists.
 func (l *runtimeLibrary) registerCUDA() error {
 	if !slices.Contains(l.providers, cudaProvider) || !atLeast(l.version, 28) {
 		return fmt.Errorf("%s, release %s, has no plug-in for it", l.path, l.version)
@@ -150,7 +150,7 @@ func (p Provider) option(key, otherwise string) string {
 func (p Provider) appendCUDA(lib *runtimeLibrary, o *binding.SessionOptions) error {
 	unregistered := lib.registerCUDA()
 	plugin := Provider{Name: cudaProvider, Options: p.Options}
-	if found, err := plugin.appendDevices(lib, o); found || err != nil {
+	if found, err := plugin.appendDevices(lib, o); found {
 		return err
 	}
 	options, err := binding.NewCUDAProviderOptions()

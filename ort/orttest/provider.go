@@ -9,10 +9,10 @@ package orttest
 //
 // // As in provider/provider.c.
 // typedef struct {
-//   int64_t blocks, bytes, allocations, frees;
+//   int64_t faults, blocks, bytes, allocations, frees;
 //   int64_t copies_in, bytes_in, copies_out, bytes_out, copies_within, bytes_within, transfers;
 //   int64_t runs, running, copied_outputs;
-//   int64_t allocators, transfer_objects, eps, faults;
+//   int64_t allocators, transfer_objects, eps;
 // } counters;
 //
 // static void call_counters(void *f, counters *out) { ((void (*)(counters *))f)(out); }
@@ -61,12 +61,10 @@ func Register(tb testing.TB) {
 }
 
 var compiled = sync.OnceValues(func() (string, error) {
-	_, here, _, ok := runtime.Caller(0)
-	if _, err := os.Stat(here); !ok || err != nil {
-		return "", fmt.Errorf("orttest: the sources of this package are not at %s: do not build tests with -trimpath", here)
+	source, headers, err := sources("provider.c")
+	if err != nil {
+		return "", err
 	}
-	source := filepath.Join(filepath.Dir(here), "provider", "provider.c")
-	headers := filepath.Join(filepath.Dir(here), "..", "internal", "capi")
 	folder, err := cacheFolder()
 	if err != nil {
 		return "", err
@@ -81,8 +79,18 @@ var compiled = sync.OnceValues(func() (string, error) {
 	} else if !errors.Is(err, fs.ErrNotExist) {
 		return "", fmt.Errorf("orttest: %w", err)
 	}
-	return path, compile(source, headers, path)
+	return path, compileLibrary(source, headers, path)
 })
+
+// sources returns the paths of one of the C files and of the folder with ONNX
+// Runtime's headers.
+func sources(name string) (source, headers string, err error) {
+	_, here, _, ok := runtime.Caller(0)
+	if _, err := os.Stat(here); !ok || err != nil {
+		return "", "", fmt.Errorf("orttest: the sources of this package are not at %s: do not build tests with -trimpath", here)
+	}
+	return filepath.Join(filepath.Dir(here), "provider", name), filepath.Join(filepath.Dir(here), "..", "internal", "capi"), nil
+}
 
 func cacheFolder() (string, error) {
 	cache, err := os.UserCacheDir()
@@ -117,9 +125,9 @@ func compiler() string {
 	return "cc"
 }
 
-// compile writes the library under another name and renames it: tests of several
-// packages run at the same time.
-func compile(source, headers, path string) error {
+// compileLibrary writes the library under another name and renames it: tests of
+// several packages run at the same time.
+func compileLibrary(source, headers, path string) error {
 	out, err := os.CreateTemp(filepath.Dir(path), "*.tmp")
 	if err != nil {
 		return fmt.Errorf("orttest: %w", err)
@@ -128,14 +136,21 @@ func compile(source, headers, path string) error {
 	if err := out.Close(); err != nil {
 		return fmt.Errorf("orttest: %w", err)
 	}
-	words := append(strings.Fields(compiler()), "-std=c11", "-O1", "-Wall", "-Wextra", "-Werror", "-fPIC", "-shared",
-		"-fvisibility=hidden", "-I", headers, source, "-o", out.Name(), "-lpthread")
-	cmd := exec.Command(words[0], words[1:]...)
-	if text, err := cmd.CombinedOutput(); err != nil {
-		return fmt.Errorf("orttest: %s: %w: %s", strings.Join(words, " "), err, text)
+	if err := compile(source, headers, out.Name(), "-fPIC", "-shared", "-fvisibility=hidden", "-lpthread"); err != nil {
+		return err
 	}
 	if err := os.Rename(out.Name(), path); err != nil {
 		return fmt.Errorf("orttest: %w", err)
+	}
+	return nil
+}
+
+func compile(source, headers, path string, flags ...string) error {
+	words := append(strings.Fields(compiler()), "-std=c11", "-O1", "-Wall", "-Wextra", "-Werror", "-I", headers, source, "-o", path)
+	words = append(words, flags...)
+	cmd := exec.Command(words[0], words[1:]...)
+	if text, err := cmd.CombinedOutput(); err != nil {
+		return fmt.Errorf("orttest: %s: %w: %s", strings.Join(words, " "), err, text)
 	}
 	return nil
 }

@@ -54,6 +54,7 @@ static OrtStatus *fault(OrtErrorCode code, const char *format, ...) {
 
 // Counters are what has happened since the library was loaded.
 typedef struct {
+  int64_t faults;                             // misuse that has no other way to be told
   int64_t blocks, bytes;                      // of device memory in use
   int64_t allocations, frees;                 // so far
   int64_t copies_in, bytes_in;                // host to device, one for each tensor
@@ -63,7 +64,6 @@ typedef struct {
   int64_t runs, running;                      // of the fused node: that came to their end, that are under way
   int64_t copied_outputs;                     // outputs that the nested run could not write in place
   int64_t allocators, transfer_objects, eps;  // objects that ONNX Runtime holds
-  int64_t faults;                             // misuse that has no other way to be told
 } counters;
 
 static pthread_mutex_t mutex = PTHREAD_MUTEX_INITIALIZER; // over all that follows
