@@ -24,24 +24,55 @@ func onDevice(t testing.TB, options map[string]string) ort.SessionConfig {
 	return ort.SessionConfig{Providers: []ort.Provider{{Name: orttest.Provider, Options: options}}, RecordAssignment: true, Threads: 1}
 }
 
-// openOnDevice opens a model there. When the test has closed all it made, nothing of
-// it may be left.
-func openOnDevice(t testing.TB, name string) (s *ort.Session, device ort.Location) {
+// An accelerator is what tests of device memory run on: the device of package
+// orttest, which tells what is done on it, and CUDA on machines that have it.
+type accelerator struct {
+	config ort.SessionConfig
+	counts bool
+}
+
+func onAccelerators(t *testing.T, test func(t *testing.T, a accelerator)) {
+	t.Run(orttest.Provider, func(t *testing.T) { test(t, accelerator{onDevice(t, nil), true}) })
+	cuda := ort.Provider{Name: "cuda"}
+	if ort.Probe(cuda) == nil {
+		t.Run("CUDA", func(t *testing.T) {
+			test(t, accelerator{ort.SessionConfig{Providers: []ort.Provider{cuda}, Threads: 1}, false})
+		})
+	}
+}
+
+// did shows what has been done on the device since before, where it tells.
+func (a accelerator) did(t testing.TB, before orttest.Counters, look func(did orttest.Counters)) {
 	t.Helper()
-	config := onDevice(t, nil)
+	if a.counts {
+		look(orttest.Read(t).Since(before))
+	}
+}
+
+// open opens a model there. When the test has closed all it made, nothing of it may
+// be left.
+func (a accelerator) open(t testing.TB, name string) (s *ort.Session, device ort.Location) {
+	t.Helper()
 	before := orttest.Read(t)
 	t.Cleanup(func() {
-		left := orttest.Read(t).Since(before)
-		require.Zero(t, left.Blocks, "device memory")
-		require.Zero(t, left.Bytes)
-		require.Zero(t, left.Allocators)
-		require.Zero(t, left.Providers)
-		require.Zero(t, left.Faults)
+		a.did(t, before, func(left orttest.Counters) {
+			require.Zero(t, left.Blocks, "device memory")
+			require.Zero(t, left.Bytes)
+			require.Zero(t, left.Allocators)
+			require.Zero(t, left.Providers)
+			require.Zero(t, left.Faults)
+		})
 	})
-	s = open(t, name, config)
+	s = open(t, name, a.config)
 	device, err := s.InputLocation(s.Inputs()[0].Name)
 	require.NoError(t, err)
 	return s, device
+}
+
+// openOnDevice opens a model on the device of package orttest.
+func openOnDevice(t testing.TB, name string) (*ort.Session, ort.Location) {
+	t.Helper()
+	return accelerator{onDevice(t, nil), true}.open(t, name)
 }
 
 func deviceTensor(t testing.TB, s *ort.Session, at ort.Location, values []float32, shape ...int64) *ort.Tensor {
@@ -102,23 +133,28 @@ func TestPluginTakesAllNodes(t *testing.T) {
 }
 
 // From host memory to host memory, ONNX Runtime copies to the device and back.
-func TestRunOnDeviceFromHost(t *testing.T) {
-	s, _ := openOnDevice(t, "add")
+func TestRunOnDeviceFromHost(t *testing.T) { onAccelerators(t, runOnDeviceFromHost) }
+
+func runOnDeviceFromHost(t *testing.T, a accelerator) {
+	s, _ := a.open(t, "add")
 	before := orttest.Read(t)
 	x := floats(t, []float32{1, 2, 3, 4}, 1, 4)
 	z := run(t, s, map[string]*ort.Tensor{"x": x, "y": x})["z"]
 	require.Equal(t, []float32{2, 4, 6, 8}, ort.Data[float32](z))
-	did := orttest.Read(t).Since(before)
-	require.EqualValues(t, 32, did.BytesIn)
-	require.EqualValues(t, 16, did.BytesOut)
-	require.EqualValues(t, 1, did.Runs)
+	a.did(t, before, func(did orttest.Counters) {
+		require.EqualValues(t, 32, did.BytesIn)
+		require.EqualValues(t, 16, did.BytesOut)
+		require.EqualValues(t, 1, did.Runs)
+	})
 }
 
 // Bound to tensors on the device, runs copy nothing at all.
-func TestRunOnDevice(t *testing.T) {
-	s, device := openOnDevice(t, "add")
-	require.Equal(t, "TestDevice", device.Name())
-	require.Equal(t, "TestDevice:0", device.String())
+func TestRunOnDevice(t *testing.T) { onAccelerators(t, runOnDevice) }
+
+func runOnDevice(t *testing.T, a accelerator) {
+	s, device := a.open(t, "add")
+	require.Equal(t, device.Name()+":0", device.String())
+	require.NotEqual(t, ort.Location{}.Name(), device.Name())
 	require.False(t, device.OnCPU())
 	at, err := s.OutputLocation("z")
 	require.NoError(t, err)
@@ -138,22 +174,27 @@ func TestRunOnDevice(t *testing.T) {
 	for range 3 {
 		require.NoError(t, b.Run(nil))
 	}
-	did := orttest.Read(t).Since(before)
-	require.EqualValues(t, 3, did.Runs)
-	require.Zero(t, did.Transfers)
-	require.Zero(t, did.Allocations)
+	a.did(t, before, func(did orttest.Counters) {
+		require.EqualValues(t, 3, did.Runs)
+		require.Zero(t, did.Transfers)
+		require.Zero(t, did.Allocations)
+		runs := orttest.Runs(t, before.Runs)
+		require.Len(t, runs, 3)
+		require.Equal(t, []int64{1, 4}, runs[0].Inputs["x"].Shape)
+		require.Equal(t, runs[0].Inputs["x"], runs[0].Inputs["y"], "one tensor")
+		require.NotEqual(t, runs[0].Inputs["x"].Address, runs[0].Outputs["z"].Address)
+		require.Equal(t, runs[0], runs[1])
+		require.Equal(t, runs[0], runs[2])
+	})
 	require.Equal(t, []float32{2, 4, 6, 8}, read(t, z))
-	runs := orttest.Runs(t, before.Runs)
-	require.Len(t, runs, 3)
-	require.Equal(t, []int64{1, 4}, runs[0].Inputs["x"].Shape)
-	require.Equal(t, runs[0].Inputs["x"], runs[0].Inputs["y"], "one tensor")
-	require.NotEqual(t, runs[0].Inputs["x"].Address, runs[0].Outputs["z"].Address)
-	require.Equal(t, runs[0], runs[1])
-	require.Equal(t, runs[0], runs[2])
 }
 
 func TestDecodeStepOnDeviceDoesNotAllocate(t *testing.T) {
-	s, device := openOnDevice(t, "add")
+	onAccelerators(t, decodeStepOnDeviceDoesNotAllocate)
+}
+
+func decodeStepOnDeviceDoesNotAllocate(t *testing.T, a accelerator) {
+	s, device := a.open(t, "add")
 	x := deviceTensor(t, s, device, make([]float32, 4), 1, 4)
 	host := floats(t, make([]float32, 4), 1, 4)
 	b := bind(t, s)
@@ -179,8 +220,10 @@ func TestDecodeStepOnDeviceDoesNotAllocate(t *testing.T) {
 	}))
 }
 
-func TestViewsOnDevice(t *testing.T) {
-	s, device := openOnDevice(t, "add")
+func TestViewsOnDevice(t *testing.T) { onAccelerators(t, viewsOnDevice) }
+
+func viewsOnDevice(t *testing.T, a accelerator) {
+	s, device := a.open(t, "add")
 	x := deviceTensor(t, s, device, []float32{0, 1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11}, 3, 4)
 	row := func(n int) *ort.Tensor {
 		v, err := x.View(16*n, 1, 4)
@@ -205,26 +248,30 @@ func TestViewsOnDevice(t *testing.T) {
 	defer none.Close()
 	require.NoError(t, ort.Copy(none, none))
 	require.NoError(t, ort.Copy(none, floats(t, nil, 0, 4)))
-	did := orttest.Read(t).Since(before)
-	require.EqualValues(t, 16, did.BytesWithin)
-	require.EqualValues(t, 1, did.CopiesWithin)
-	require.Zero(t, did.CopiesIn, "nothing needs no copy")
+	a.did(t, before, func(did orttest.Counters) {
+		require.EqualValues(t, 16, did.BytesWithin)
+		require.EqualValues(t, 1, did.CopiesWithin)
+		require.Zero(t, did.CopiesIn, "nothing needs no copy")
+	})
 
 	// Neighbours in the same memories go in one call, the others around them in theirs.
 	before = orttest.Read(t)
-	a, c := floats(t, []float32{1, 1, 1, 1}, 1, 4), floats(t, make([]float32, 4), 1, 4)
-	require.NoError(t, ort.CopyAll([]*ort.Tensor{row(0), row(1), none, c, a, row(2)}, []*ort.Tensor{a, a, none, row(0), c, a}))
-	did = orttest.Read(t).Since(before)
-	require.EqualValues(t, 3, did.CopiesIn)
-	require.EqualValues(t, 1, did.CopiesOut)
-	require.EqualValues(t, 3, did.Transfers)
+	ones, c := floats(t, []float32{1, 1, 1, 1}, 1, 4), floats(t, make([]float32, 4), 1, 4)
+	require.NoError(t, ort.CopyAll([]*ort.Tensor{row(0), row(1), none, c, ones, row(2)}, []*ort.Tensor{ones, ones, none, row(0), c, ones}))
+	a.did(t, before, func(did orttest.Counters) {
+		require.EqualValues(t, 3, did.CopiesIn)
+		require.EqualValues(t, 1, did.CopiesOut)
+		require.EqualValues(t, 3, did.Transfers)
+	})
 	require.Equal(t, []float32{1, 1, 1, 1, 1, 1, 1, 1, 1, 1, 1, 1}, read(t, x))
 }
 
 // A tensor of the host that is bound to an input of the device is read when a run
 // begins, not when it is bound.
-func TestHostTensorIsReadByEachRun(t *testing.T) {
-	s, _ := openOnDevice(t, "bias")
+func TestHostTensorIsReadByEachRun(t *testing.T) { onAccelerators(t, hostTensorIsReadByEachRun) }
+
+func hostTensorIsReadByEachRun(t *testing.T, a accelerator) {
+	s, _ := a.open(t, "bias")
 	for name, value := range map[string][]float32{"x": {10, 20}, "bias": {1, 2}} {
 		b := bind(t, s)
 		x, y := floats(t, []float32{1, 2}, 2), floats(t, []float32{0, 0}, 2)
@@ -257,8 +304,10 @@ func TestHostTensorIsReadByEachRun(t *testing.T) {
 }
 
 // past and present are one buffer on the device, which a run writes in place.
-func TestSharedBufferOnDevice(t *testing.T) {
-	s, device := openOnDevice(t, "increment")
+func TestSharedBufferOnDevice(t *testing.T) { onAccelerators(t, sharedBufferOnDevice) }
+
+func sharedBufferOnDevice(t *testing.T, a accelerator) {
+	s, device := a.open(t, "increment")
 	b := bind(t, s)
 	kv := deviceTensor(t, s, device, []float32{0, 10, 20}, 1, 3)
 	require.NoError(t, b.BindInput("past", kv))
@@ -267,9 +316,10 @@ func TestSharedBufferOnDevice(t *testing.T) {
 	for range 5 {
 		require.NoError(t, b.Run(nil))
 	}
-	did := orttest.Read(t).Since(before)
-	require.Zero(t, did.Transfers)
-	require.EqualValues(t, 1, did.CopiedOutputs, "before the provider knows that they are one")
+	a.did(t, before, func(did orttest.Counters) {
+		require.Zero(t, did.Transfers)
+		require.EqualValues(t, 1, did.CopiedOutputs, "before the provider knows that they are one")
+	})
 	require.Equal(t, []float32{5, 15, 25}, read(t, kv))
 
 	larger := deviceTensor(t, s, device, []float32{1, 2, 3, 4}, 1, 4)
@@ -285,8 +335,10 @@ func TestSharedBufferOnDevice(t *testing.T) {
 }
 
 // What ONNX Runtime allocates in a run may stay on the device, or come to the host.
-func TestOutputsOnDevice(t *testing.T) {
-	s, device := openOnDevice(t, "add")
+func TestOutputsOnDevice(t *testing.T) { onAccelerators(t, outputsOnDevice) }
+
+func outputsOnDevice(t *testing.T, a accelerator) {
+	s, device := a.open(t, "add")
 	b := bind(t, s)
 	x := deviceTensor(t, s, device, []float32{1, 2, 3, 4}, 1, 4)
 	require.NoError(t, b.BindInput("x", x))
@@ -314,13 +366,15 @@ func TestOutputsOnDevice(t *testing.T) {
 
 // Whatever is closed first, the rest works on or says what is wrong, and in the end
 // all is given back, which openOnDevice looks at.
-func TestCloseInAnyOrder(t *testing.T) {
+func TestCloseInAnyOrder(t *testing.T) { onAccelerators(t, closeInAnyOrder) }
+
+func closeInAnyOrder(t *testing.T, a accelerator) {
 	closers := []string{"session", "tensor", "view", "binding"}
 	for first := range closers {
 		order := slices.Concat(closers[first:], closers[:first])
 		for range 2 {
 			slices.Reverse(order)
-			s, device := openOnDevice(t, "add")
+			s, device := a.open(t, "add")
 			held := orttest.Read(t)
 			x := deviceTensor(t, s, device, []float32{1, 2, 3, 4, 5, 6, 7, 8}, 2, 4)
 			v, err := x.View(16, 1, 4)
@@ -343,9 +397,10 @@ func TestCloseInAnyOrder(t *testing.T) {
 					require.ErrorIs(t, b.Run(nil), ort.ErrClosed)
 				}
 			}
-			left := orttest.Read(t).Since(held)
-			require.Zero(t, left.Blocks, "%v", order)
-			require.EqualValues(t, -1, left.Providers, "%v: the session is gone with the last that needed it", order)
+			a.did(t, held, func(left orttest.Counters) {
+				require.Zero(t, left.Blocks, "%v", order)
+				require.EqualValues(t, -1, left.Providers, "%v: the session is gone with the last that needed it", order)
+			})
 		}
 	}
 }
@@ -477,8 +532,10 @@ func TestRunConfigEntryReachesProvider(t *testing.T) {
 	require.Equal(t, []string{"", "3", "-1"}, []string{runs[0].Graph, runs[1].Graph, runs[2].Graph})
 }
 
-func TestConcurrentRunsOnDevice(t *testing.T) {
-	s, device := openOnDevice(t, "add")
+func TestConcurrentRunsOnDevice(t *testing.T) { onAccelerators(t, concurrentRunsOnDevice) }
+
+func concurrentRunsOnDevice(t *testing.T, a accelerator) {
+	s, device := a.open(t, "add")
 	var workers sync.WaitGroup
 	for w := range 4 {
 		workers.Go(func() {
