@@ -8,6 +8,7 @@ import (
 	"path/filepath"
 	"runtime"
 	"slices"
+	"strings"
 	"sync"
 	"testing"
 
@@ -116,6 +117,8 @@ func TestRegisterProviderLibrary(t *testing.T) {
 		})
 	}
 	require.NoError(t, ort.Probe(ort.Provider{Name: orttest.Provider}))
+	err := ort.Probe(ort.Provider{Name: "abacus"})
+	requireError(t, err, ort.ErrProvider, ort.LibraryPath()+" has "+strings.Join(append(ort.Providers(), orttest.Provider), ", "))
 }
 
 func TestPluginTakesAllNodes(t *testing.T) {

@@ -12,6 +12,8 @@ import (
 
 	"github.com/stretchr/testify/require"
 	binding "github.com/yalue/onnxruntime_go"
+
+	"github.com/qwenrt/qwenrt/ort/internal/capi"
 )
 
 // put makes an empty library in folder, which may be new.
@@ -137,6 +139,14 @@ func TestLoadRefuses(t *testing.T) {
 	}
 	_, err := load(garbage, LogLevel(9))
 	require.ErrorIs(t, err, ErrInvalidArgument)
+}
+
+// Memory that a device shares with the host is the device's, and can be read.
+func TestSharedLocation(t *testing.T) {
+	at := Location{capi.Memory{Name: "CudaPinned", Kind: 1, ID: 2, Host: true}}
+	require.True(t, at.OnCPU())
+	require.Equal(t, "CudaPinned:2", at.String())
+	require.NotEqual(t, Location{}, at)
 }
 
 // CUDA's library is loaded where ONNX Runtime was built for it and all that it needs

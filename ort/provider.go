@@ -106,9 +106,25 @@ func Probe(p Provider) error {
 func (p Provider) append(lib *runtimeLibrary, o *binding.SessionOptions) error {
 	if err := p.appendTo(lib, o); err != nil {
 		return fmt.Errorf("ort: %w %s: %s (%s has %s)", ErrProvider, p.Name,
-			capi.OneLine(err.Error()), lib.path, strings.Join(lib.providers, ", "))
+			capi.OneLine(err.Error()), lib.path, strings.Join(lib.allProviders(), ", "))
 	}
 	return nil
+}
+
+// allProviders names the providers that the library was built with, and then those
+// of the plug-ins that have been registered.
+func (l *runtimeLibrary) allProviders() []string {
+	names := slices.Clone(l.providers)
+	devices, err := capi.Devices(l.env)
+	if err != nil {
+		return names
+	}
+	for _, d := range devices {
+		if name := capi.DeviceProvider(d); !slices.Contains(names, name) {
+			names = append(names, name)
+		}
+	}
+	return names
 }
 
 func (p Provider) appendTo(lib *runtimeLibrary, o *binding.SessionOptions) error {

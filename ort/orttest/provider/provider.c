@@ -309,7 +309,8 @@ typedef struct {
   size_t input_count, output_count;
 } node;
 
-// The options of the run that this thread is in.
+// The options of the run that this thread is in. Other threads, which a session with InterOpThreads has for nodes, know
+// none: then a run cannot be stopped.
 static _Thread_local const OrtRunOptions *running;
 
 static OrtStatus *ORT_API_CALL ep_run_start(OrtEp *this, const OrtRunOptions *options) {
