@@ -179,10 +179,13 @@ func (d *definition) readVocab() (v vocabulary, err error) {
 	if len(raw) == 0 || string(raw) == "null" {
 		return v, errors.New("model.vocab is missing")
 	}
-	if err := json.Unmarshal(raw, &v.ids); err != nil {
+	var ids map[string]int32
+	if err := json.Unmarshal(raw, &ids); err != nil {
 		return v, fmt.Errorf("model.vocab: %w", err)
 	}
-	for token, id := range v.ids {
+	v.ids = newSpellings(len(ids))
+	for token, id := range ids {
+		v.ids.add(token, id)
 		if err := v.place(token, id); err != nil {
 			return v, err
 		}
@@ -193,17 +196,17 @@ func (d *definition) readVocab() (v vocabulary, err error) {
 // addTo adds the added tokens to the vocabulary and checks their ids, which the
 // library does not read: it gives a token of the vocabulary its id there, and the
 // others the ids after the vocabulary in the order of the file.
-func (d *definition) addTo(ids map[string]int32) error {
-	next := int32(len(ids))
+func (d *definition) addTo(ids *spellings) error {
+	next := int32(ids.len())
 	for _, t := range d.AddedTokens {
-		want, known := ids[t.Content]
+		want, known := ids.id(t.Content)
 		if !known {
 			want = next
 		}
 		if t.ID != want {
 			return fmt.Errorf("added_tokens: %q has the id %d, but the tokenizers library gives it %d", t.Content, t.ID, want)
 		}
-		ids[t.Content] = t.ID
+		ids.add(t.Content, t.ID) // unless it is there
 		next = max(next, t.ID+1)
 	}
 	return nil

@@ -18,18 +18,18 @@ const singleBytes = 256
 //
 // A token's spelling and the length of its left part tell the merge that makes it. Ids rise in the order of the merges.
 type encoder struct {
-	ids    map[string]int32 // by spelling
+	ids    *spellings
 	bytes  [singleBytes]int32
 	left   []uint16     // by id: bytes of the left part's spelling; 0 for single bytes
 	added  []addedToken // the longest first
 	begins [256]bool    // bytes that added tokens begin with
 }
 
-func newEncoder(ids map[string]int32, left []uint16, added []addedToken) *encoder {
+func newEncoder(ids *spellings, left []uint16, added []addedToken) *encoder {
 	e := &encoder{ids: ids, left: left, added: slices.Clone(added)}
 	slices.SortStableFunc(e.added, func(a, b addedToken) int { return cmp.Compare(len(b.Content), len(a.Content)) })
 	for b := range e.bytes {
-		e.bytes[b] = ids[string(runeOf(byte(b)))]
+		e.bytes[b], _ = ids.id(string(runeOf(byte(b))))
 	}
 	for _, t := range e.added {
 		e.begins[t.Content[0]] = true
@@ -140,7 +140,7 @@ func (w *word) merged(e *encoder, at int32) (id int32, ok bool) {
 	if s.id < 0 || s.next < 0 {
 		return 0, false
 	}
-	id, ok = e.ids[string(w.spelling[s.start:w.symbols[s.next].end])]
+	id, ok = e.ids.idOf(w.spelling[s.start:w.symbols[s.next].end])
 	return id, ok && int(id) < len(e.left) && int32(e.left[id]) == s.end-s.start
 }
 

@@ -302,6 +302,13 @@ func FuzzReadQwen(f *testing.F) {
 		require.Equal(t, whole.AddedTokens, d.AddedTokens)
 		want, err := whole.readVocab()
 		require.NoError(t, err)
+		require.Equal(t, want.ids.len(), v.ids.len())
+		for _, e := range want.ids.entries {
+			if id, ok := v.ids.id(e.spelling); !ok || id != e.id {
+				t.Fatalf("%q has the id %d, %v, not %d", e.spelling, id, ok, e.id)
+			}
+		}
+		want.ids, v.ids = nil, nil
 		require.Equal(t, want, v)
 	})
 }

@@ -96,7 +96,7 @@ func (l *large) resolve() (left []uint16, ok bool) {
 		return nil, false
 	}
 	for b := range singleBytes {
-		if id, ok := l.vocab.ids[string(runeOf(byte(b)))]; !ok || id >= singleBytes {
+		if id, ok := l.vocab.ids.id(string(runeOf(byte(b)))); !ok || id >= singleBytes {
 			return nil, false
 		}
 	}

@@ -186,14 +186,11 @@ const perEntry = 75
 func (l *large) readVocab(s *scanner) {
 	v := &l.vocab
 	expected := len(s.text) / perEntry
-	v.ids = make(map[string]int32, expected)
+	v.ids = newSpellings(expected)
 	v.info, v.spelling = make([]tokenInfo, 0, expected), make([]string, 0, expected)
-	n := 0
 	for token := range s.members() {
 		id := s.number()
-		v.ids[token] = id
-		n++
-		s.failed = s.failed || v.place(token, id) != nil || len(v.ids) != n // an id or a spelling twice
+		s.failed = s.failed || !v.ids.add(token, id) || v.place(token, id) != nil // a spelling or an id twice
 	}
 }
 

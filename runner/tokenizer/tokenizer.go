@@ -81,7 +81,7 @@ func open(path string) (*Tokenizer, error) {
 		t.added = append(t.added, a.Content)
 		t.mayNormalize = t.mayNormalize || a.Normalized
 	}
-	if id, ok := t.vocab.ids["<0x00>"]; ok && !t.byteLevel {
+	if id, ok := t.vocab.ids.id("<0x00>"); ok && !t.byteLevel {
 		t.nul = id
 	}
 	return t, nil
@@ -117,7 +117,7 @@ func (t *Tokenizer) VocabSize() int { return len(t.vocab.info) }
 // TokenID returns the id of a token as tokenizer.json spells it: "<|im_end|>", or
 // "Ġthe" for " the" in byte-level BPE.
 func (t *Tokenizer) TokenID(spelling string) (int, bool) {
-	id, ok := t.vocab.ids[spelling]
+	id, ok := t.vocab.ids.id(spelling)
 	return int(id), ok
 }
 

@@ -1,6 +1,7 @@
 package tokenizer
 
 import (
+	"cmp"
 	"encoding/json"
 	"fmt"
 	"math/rand/v2"
@@ -650,9 +651,12 @@ func BenchmarkEncode(b *testing.B) {
 	}
 }
 
+// BenchmarkOpen opens the tokenizer in the folder QWENRT_BENCH_TOKENIZER, or the tests' own.
 func BenchmarkOpen(b *testing.B) {
+	dir := cmp.Or(os.Getenv("QWENRT_BENCH_TOKENIZER"), modelDir)
+	b.ReportAllocs()
 	for b.Loop() {
-		tok, err := Open(modelDir)
+		tok, err := Open(dir)
 		require.NoError(b, err)
 		require.NoError(b, tok.Close())
 	}

@@ -7,7 +7,7 @@ import (
 
 // A vocabulary maps ids to what they stand for and spellings to ids.
 type vocabulary struct {
-	ids  map[string]int32
+	ids  *spellings
 	info []tokenInfo // by id
 	// bytes holds what all tokens stand for, one after the other; tokenInfo.end
 	// tells where each ends. Empty unless the tokenizer is byte-level.
