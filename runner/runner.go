@@ -62,6 +62,9 @@ type Options struct {
 	// which the session then loads in its place, without optimising again. Names, configuration and tokenizer
 	// still come from the model itself.
 	OptimizedModel string
+	// Inspect, if set, is given the graph before a session is made of it, for what Info does not tell. It must not
+	// keep the graph.
+	Inspect func(*ir.Model)
 	// Spin says how idle threads wait; see ort.SessionConfig. Default: ONNX Runtime's; with Slots, ort.SpinInRun,
 	// which leaves the cores between runs to those who choose tokens. A model and its Request.Draft want that too.
 	Spin ort.Spin
@@ -293,6 +296,9 @@ func (r *Runner) loadGraph(ctx context.Context, file string, o Options) error {
 	defer model.Close()
 	if err := ctx.Err(); err != nil {
 		return wrap(err)
+	}
+	if o.Inspect != nil {
+		o.Inspect(model)
 	}
 	conf := SessionConfig(o)
 	if r.session, err = newSession(cmp.Or(o.OptimizedModel, file), conf); err != nil {

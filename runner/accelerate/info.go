@@ -58,7 +58,7 @@ type Outcome struct {
 }
 
 // strict is the error of what was asked for and is not applied.
-func (i *Info) strict() error {
+func (i Info) strict() error {
 	var all []string
 	for _, o := range i.Options {
 		if o.Requested != "" && o.Requested != string(Auto) && o.Reason != "" {
@@ -71,22 +71,23 @@ func (i *Info) strict() error {
 	return nil
 }
 
+// inspect notes what the graph tells.
+func (p *Prepared) inspect(m *ir.Model) {
+	p.summary = inspect.Summarize(m)
+	p.estimate = p.reckon(m, p.summary)
+}
+
 // describe collects the facts about a model that has been opened.
-func (p *Prepared) describe(r *runner.Runner) (*Info, error) {
-	m, err := ir.Load(p.File)
-	if err != nil {
-		return nil, fmt.Errorf("accelerate: %w", err)
-	}
-	defer m.Close()
-	summary, open := inspect.Summarize(m), r.Info()
+func (p *Prepared) describe(open runner.Info, measured Measured) Info {
+	summary := p.summary
 	d := &description{p: p, c: p.config, summary: summary, runner: open}
-	info := &Info{
+	info := Info{
 		Model: ModelInfo{
 			File: p.File, Name: modelName(p.File), Parameters: summary.Parameters, Layers: open.Layers, KVHeads: open.KVHeads, HeadDim: open.HeadDim,
 			Vocabulary: open.Vocabulary, Context: open.ContextLength, Nodes: summary.Nodes, ORTVersion: ort.Version(), Library: ort.LibraryPath(),
 		},
 		Providers: open.Assignments, Fused: summary.Fusions, Quantization: summary.Quantization, BitsPerWeight: summary.BitsPerWeight,
-		Memory: Memory{Estimate: p.estimate(m, summary), Measured: measureMemory()},
+		Memory: Memory{Estimate: p.estimate, Measured: measured},
 	}
 	for _, describe := range []func(*description) Outcome{
 		(*description).device, (*description).threads, (*description).precision, (*description).algorithm, (*description).blockSize,
@@ -101,7 +102,7 @@ func (p *Prepared) describe(r *runner.Runner) (*Info, error) {
 		info.Options = append(info.Options, o)
 	}
 	info.Options = append(append(info.Options, d.running()...), d.making()...)
-	return info, nil
+	return info
 }
 
 func modelName(file string) string {

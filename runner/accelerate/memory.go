@@ -61,10 +61,10 @@ func (p *Prepared) Estimate() (Estimate, error) {
 		return Estimate{}, fmt.Errorf("accelerate: %w", err)
 	}
 	defer m.Close()
-	return p.estimate(m, inspect.Summarize(m)), nil
+	return p.reckon(m, inspect.Summarize(m)), nil
 }
 
-func (p *Prepared) estimate(m *ir.Model, s *inspect.Summary) Estimate {
+func (p *Prepared) reckon(m *ir.Model, s *inspect.Summary) Estimate {
 	e := Estimate{Context: estimateContext}
 	for _, n := range []int{p.Options.MaxContext, positions(m.Graph)} {
 		if n > 0 {

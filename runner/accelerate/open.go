@@ -10,6 +10,7 @@ import (
 	"strings"
 	"sync"
 
+	"github.com/qwenrt/qwenrt/graphopt/inspect"
 	"github.com/qwenrt/qwenrt/models/folder"
 	"github.com/qwenrt/qwenrt/ort"
 	"github.com/qwenrt/qwenrt/runner"
@@ -32,7 +33,7 @@ type Model struct {
 // setup is a runner with those who use it. It is closed by the last of them, once it is no longer the model's.
 type setup struct {
 	runner  *runner.Runner
-	info    Info
+	info    func() Info // made when it is first asked for
 	users   int
 	retired bool
 }
@@ -56,20 +57,22 @@ func Open(ctx context.Context, from Source, c Config, e Events) (*Model, error) 
 func open(ctx context.Context, from Source, c Config, e Events) (*setup, error) {
 	var r *runner.Runner
 	p, err := prepare(ctx, from, c, e, func(p *Prepared) (err error) {
-		r, err = runner.Open(ctx, p.File, p.Options)
+		o := p.Options
+		o.Inspect = p.inspect
+		r, err = runner.Open(ctx, p.File, o)
 		return err
 	})
 	if err != nil {
 		return nil, err
 	}
-	info, err := p.describe(r)
-	if err == nil && c.Strict {
-		err = info.strict()
+	measured := measureMemory()
+	s := &setup{runner: r, info: sync.OnceValue(func() Info { return p.describe(r.Info(), measured) })}
+	if c.Strict {
+		if err := s.info().strict(); err != nil {
+			return nil, errors.Join(err, r.Close())
+		}
 	}
-	if err != nil {
-		return nil, errors.Join(err, r.Close())
-	}
-	return &setup{runner: r, info: *info}, nil
+	return s, nil
 }
 
 // Prepared is a model that is ready to be opened.
@@ -80,9 +83,11 @@ type Prepared struct {
 	// Built is nil where the model folder was there.
 	Built *Report
 
-	made   bool              // by whoever gave it, rather than from a checkpoint
-	config Config            // as it was asked for, less what a device that was passed over made of it
-	notes  map[string]string // why an option is not applied
+	made     bool             // by whoever gave it, rather than from a checkpoint
+	summary  *inspect.Summary // of the graph, once a runner has it open
+	estimate Estimate
+	config   Config            // as it was asked for, less what a device that was passed over made of it
+	notes    map[string]string // why an option is not applied
 }
 
 // Prepare does what Open does before the model is opened, for those who open it themselves. Of several devices it takes
@@ -243,14 +248,16 @@ func (m *Model) Generate(ctx context.Context, q runner.Request) iter.Seq2[runner
 	}
 }
 
-// Info says what became of the configuration, as the model is set up now. It is empty once the model is closed.
+// Info says what became of the configuration, as the model is set up now. It is empty once the model is closed. The first
+// call reads the manifest of the model folder.
 func (m *Model) Info() Info {
 	m.mu.Lock()
-	defer m.mu.Unlock()
-	if m.now == nil {
+	s := m.now
+	m.mu.Unlock()
+	if s == nil {
 		return Info{}
 	}
-	return m.now.info
+	return s.info()
 }
 
 // Reconfigure opens the model anew as c asks for, beside the set-up that is in use, runs it on one token, and puts it in
