@@ -101,10 +101,12 @@ func toldOptions(file string) map[string]string {
 // running are the outcomes of settings of the session.
 func (d *description) running() []Outcome {
 	conf := runner.SessionConfig(d.p.Options)
-	spin := Outcome{Option: "spin", Requested: string(d.c.Spin), Applied: string(SpinOn), Fact: "session.intra_op.allow_spinning"}
+	spin := Outcome{Option: "spin", Requested: string(d.c.Spin), Applied: string(SpinOn), Fact: "session.intra_op.spin_duration_us"}
 	switch conf.Spin {
+	case ort.SpinOn:
+		spin.Fact = "session.intra_op.allow_spinning"
 	case ort.SpinOff:
-		spin.Applied = string(SpinOff)
+		spin.Applied, spin.Fact = string(SpinOff), "session.intra_op.allow_spinning"
 	case ort.SpinInRun:
 		spin.Applied, spin.Fact = string(SpinInRun), "session.force_spinning_stop"
 	}
