@@ -71,7 +71,7 @@ func (r *Runner) lanes() int {
 }
 
 // sideBySide runs lanes at once, and yields what all of them show, from the caller's goroutine. It returns
-// when all have ended; show is false when the caller has left.
+// when all have ended; show is false when the caller has left, or a lane has panicked, whose panic is then the caller's.
 func sideBySide(lanes int, yield func(Event, error) bool, run func(lane int, show func(Event, error) bool)) {
 	if lanes <= 1 {
 		run(0, yield)
@@ -82,6 +82,8 @@ func sideBySide(lanes int, yield func(Event, error) bool, run func(lane int, sho
 		err error
 	}
 	events, gone := make(chan shown), make(chan struct{})
+	leave := sync.OnceFunc(func() { close(gone) })
+	panics := make(chan any, lanes)
 	show := func(ev Event, err error) bool {
 		select {
 		case events <- shown{ev, err}:
@@ -92,21 +94,36 @@ func sideBySide(lanes int, yield func(Event, error) bool, run func(lane int, sho
 	}
 	var group sync.WaitGroup
 	for lane := range lanes {
-		group.Go(func() { run(lane, show) })
+		group.Go(func() {
+			defer func() {
+				if p := recover(); p != nil {
+					panics <- p
+					leave()
+				}
+			}()
+			run(lane, show)
+		})
 	}
 	go func() {
 		group.Wait()
 		close(events)
 	}()
-	defer func() { // also if the caller panics
-		close(gone)
-		for range events {
+	func() {
+		defer func() { // also if the caller panics
+			leave()
+			for range events {
+			}
+		}()
+		for e := range events {
+			if !yield(e.ev, e.err) {
+				return
+			}
 		}
 	}()
-	for e := range events {
-		if !yield(e.ev, e.err) {
-			return
-		}
+	select {
+	case p := <-panics:
+		panic(p)
+	default:
 	}
 }
 
