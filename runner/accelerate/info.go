@@ -61,7 +61,7 @@ type Outcome struct {
 func (i Info) strict() error {
 	var all []string
 	for _, o := range i.Options {
-		if o.Requested != "" && o.Requested != string(Auto) && o.Reason != "" {
+		if o.Requested != "" && o.Reason != "" && (o.Option != "device" || o.Requested != string(Auto)) {
 			all = append(all, fmt.Sprintf("%s %s: %s", o.Option, o.Requested, o.Reason))
 		}
 	}

@@ -38,7 +38,7 @@ type Estimate struct {
 	Context int   `json:"kv_context"`
 	// Activations is the most that one run of a chunk of the prompt holds.
 	Activations int64 `json:"activations"`
-	// FP32 is what the weights would take in fp32, and Saved what is saved against it.
+	// FP32 is what the weights would take in fp32, and Saved what Packed and Mapped are less than that; 0 where they are not.
 	FP32  int64 `json:"fp32_weights"`
 	Saved int64 `json:"saved"`
 }
@@ -78,7 +78,7 @@ func (p *Prepared) reckon(m *ir.Model, s *inspect.Summary) Estimate {
 	chunk := min(cmp.Or(p.Options.PrefillChunk, runner.DefaultPrefillChunk), e.Context)
 	// What a product reads and writes, and the residual stream beside, as much again.
 	e.Activations = 2 * 4 * int64(chunk) * widest(m.Graph)
-	e.Saved = e.FP32 - e.Packed
+	e.Saved = max(e.FP32-e.Packed-e.Mapped, 0)
 	return e
 }
 
@@ -102,8 +102,8 @@ func (e *Estimate) weights(g *ir.Graph) {
 	elements := map[ir.Data]int64{}
 	g.Walk(func(n *ir.Node) {
 		for i, in := range n.Inputs() {
-			t := in.Constant()
-			if t == nil || t.Data == nil {
+			t := weight(in)
+			if t == nil || t.Data == nil || n.OpType == "DequantizeLinear" { // it goes into the product behind it
 				continue
 			}
 			bytes, weights := packedBytes(n, i, t)
@@ -125,6 +125,17 @@ func (e *Estimate) weights(g *ir.Graph) {
 	for _, n := range elements {
 		e.FP32 += 4 * n
 	}
+}
+
+// weight is the constant that v is, or the integers of which it is made where the graph has them dequantised.
+func weight(v *ir.Value) *ir.Tensor {
+	if v == nil {
+		return nil
+	}
+	if p := v.Producer(); p != nil && p.OpType == "DequantizeLinear" {
+		return p.Input(0).Constant()
+	}
+	return v.Constant()
 }
 
 // packedBytes is what a kernel makes of operand i of n: 0 where it reads it in place, -1 where it is part of what
@@ -162,7 +173,7 @@ func widest(g *ir.Graph) (most int64) {
 		case "MatMulNBits":
 			in, out = n.Int("K", 0), n.Int("N", 0)
 		case "MatMul", "FusedMatMul", "DynamicQuantizeMatMul", "MatMulIntegerToFloat":
-			if t := n.Input(1).Constant(); t != nil && len(t.Shape) == 2 {
+			if t := weight(n.Input(1)); t != nil && len(t.Shape) == 2 {
 				in, out = t.Shape[0], t.Shape[1]
 			}
 		}

@@ -87,7 +87,7 @@ func TestBenchmark(t *testing.T) {
 func TestEstimate(t *testing.T) {
 	ownCache(t)
 	estimate := func(c accelerate.Config) accelerate.Estimate {
-		p, err := accelerate.Prepare(t.Context(), quick, c, accelerate.Events{})
+		p, err := accelerate.Prepare(t.Context(), accelerate.Source{Dir: carried}, c, accelerate.Events{})
 		require.NoError(t, err)
 		e, err := p.Estimate()
 		require.NoError(t, err)
@@ -98,11 +98,19 @@ func TestEstimate(t *testing.T) {
 		return e
 	}
 	full, small := estimate(accelerate.Config{Precision: accelerate.None}), estimate(accelerate.Config{BlockSize: 32})
+	for _, p := range []accelerate.Precision{accelerate.Int8, accelerate.DynamicInt8, accelerate.StaticInt8} {
+		e := estimate(accelerate.Config{Precision: p, Calibration: few})
+		require.Equal(t, full.FP32, e.FP32, "%s: the model is the same", p)
+		require.InEpsilon(t, full.FP32/4, e.Packed, 0.3, "%s: 8 bits a weight, and its scales", p)
+		require.Equal(t, full.Activations, e.Activations, p)
+	}
 	require.Equal(t, full.FP32, small.FP32, "the model is the same")
 	require.Equal(t, full.FP32, full.Packed, "products in fp32 are packed at their size")
 	// 4 bits a weight, and for each block of 32 a scale and a sum in fp32; rows that end within a block have a little more.
 	require.InEpsilon(t, full.FP32/4*(4+2)/8, small.Packed, 0.02)
-	require.InDelta(t, 100*(1-6./32), small.SavedPercent(), 0.5)
+	require.Equal(t, small.FP32-small.Packed-small.Mapped, small.Saved)
+	require.InDelta(t, 100*float64(small.Saved)/float64(small.FP32), small.SavedPercent(), 0.01)
+	require.Positive(t, small.Mapped)
 	half := estimate(accelerate.Config{PrefillChunk: 64, MaxContext: 128})
 	require.Less(t, half.Activations, small.Activations)
 	require.Equal(t, 128, half.Context)
