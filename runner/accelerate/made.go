@@ -130,7 +130,20 @@ func (d *description) running() []Outcome {
 			arena.Reason = "huge_pages bring an allocator of their own; set them to false"
 		}
 	}
-	return []Outcome{spin, huge, arena}
+	all := []Outcome{spin, huge, arena}
+	if n := number(d.c.DeviceID); n != "" {
+		id := Outcome{Option: "device_id", Requested: n, Applied: "none", Fact: "no option of the provider"}
+		for _, p := range conf.Providers {
+			if told, ok := p.Options[keyDeviceID]; ok {
+				id.Applied, id.Fact = told, "option of the provider"
+			}
+		}
+		if id.Applied != id.Requested {
+			id.Reason = "only CUDA is known to number its devices; say it with provider_options, in the provider's own words"
+		}
+		all = append(all, id)
+	}
+	return all
 }
 
 // choiceText is a choice as a request; nil requests nothing.

@@ -99,9 +99,10 @@ const (
 	DefaultCompile   = CompileDefault
 )
 
-// canonical is d as it is compared: names of providers keep their case.
+// canonical is d as it is compared. What ONNX Runtime calls a provider in full, such as CUDAExecutionProvider, is its device;
+// names of other providers keep their case.
 func (d Device) canonical() Device {
-	lower := Device(strings.ToLower(string(d)))
+	lower := Device(strings.TrimSuffix(strings.ToLower(string(d)), "executionprovider"))
 	switch lower {
 	case "":
 		return DefaultDevice
@@ -164,6 +165,9 @@ func (c Config) sessionFaults() (faults []string) {
 	return faults
 }
 
+// keyDeviceID is that which chooses a GPU.
+const keyDeviceID = "device_id"
+
 // keyCUDAGraph is the CUDA provider's option that has runs recorded and replayed.
 const keyCUDAGraph = "enable_cuda_graph"
 
@@ -180,7 +184,7 @@ func (c Config) provider(d Device) []ort.Provider {
 	}
 	p := ort.Provider{Name: string(d), Options: map[string]string{}}
 	if d == CUDA {
-		p.Options["device_id"] = fmt.Sprint(c.DeviceID)
+		p.Options[keyDeviceID] = fmt.Sprint(c.DeviceID)
 	}
 	for k, v := range c.ProviderOptions {
 		p.Options[k] = v

@@ -53,7 +53,9 @@ func (p *Prepared) store(ctx context.Context, c Config, e Events) error {
 			why = strings.TrimPrefix(oneLine(explain(err)), "accelerate: ")
 		}
 	}
-	p.note("compile", why)
+	if c.Compile != ReduceOverhead { // which is about the buffers of a run
+		p.note("compile", why)
+	}
 	if c.PrepackWeights {
 		p.note("prepack_weights", why)
 	}
