@@ -110,7 +110,9 @@ func TestRegisterProviderLibrary(t *testing.T) {
 		"no library":                     {"text", text, ort.ErrProvider, "text.so"},
 		"a library of another kind":      {"onnxruntime", ort.LibraryPath(), ort.ErrProvider, "CreateEpFactories"},
 		"no file":                        {"none", filepath.Join(t.TempDir(), "none.so"), ort.ErrProvider, "none.so"},
+		"what there is":                  {"none", filepath.Join(t.TempDir(), "none.so"), ort.ErrProvider, "has " + strings.Join(ort.Providers(), ", ")},
 		"no name":                        {"", path, ort.ErrInvalidArgument, "provider library"},
+		"no path":                        {"none", "", ort.ErrInvalidArgument, "provider library"},
 	} {
 		t.Run(why, func(t *testing.T) {
 			requireError(t, ort.RegisterProviderLibrary(test.name, test.path), test.want, test.says)
@@ -119,6 +121,8 @@ func TestRegisterProviderLibrary(t *testing.T) {
 	require.NoError(t, ort.Probe(ort.Provider{Name: orttest.Provider}))
 	err := ort.Probe(ort.Provider{Name: "abacus"})
 	requireError(t, err, ort.ErrProvider, ort.LibraryPath()+" has "+strings.Join(append(ort.Providers(), orttest.Provider), ", "))
+	t.Chdir(filepath.Dir(path))
+	require.NoError(t, ort.RegisterProviderLibrary(orttest.Provider, filepath.Base(path)), "the same, from the working folder")
 }
 
 func TestPluginTakesAllNodes(t *testing.T) {

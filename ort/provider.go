@@ -27,8 +27,11 @@ func RegisterProviderLibrary(name, path string) error {
 	if err != nil {
 		return err
 	}
-	if name == "" || hasZero(name) || hasZero(path) {
+	if name == "" || path == "" || hasZero(name) || hasZero(path) {
 		return invalid("provider library %q at %q", name, path)
+	}
+	if path, err = filepath.Abs(path); err != nil { // ONNX Runtime looks beside its own library
+		return fmt.Errorf("ort: load provider %s: %w", name, err)
 	}
 	if err := lib.register(name, path); err != nil {
 		return fmt.Errorf("ort: %w", err)
@@ -46,7 +49,8 @@ func (l *runtimeLibrary) register(name, path string) error {
 		return nil
 	}
 	if err := binding.RegisterExecutionProviderLibrary(name, path); err != nil {
-		return fmt.Errorf("load provider %s from %s: %w: %s", name, path, ErrProvider, capi.OneLine(err.Error()))
+		return fmt.Errorf("load provider %s from %s: %w: %s (%s has %s)", name, path, ErrProvider,
+			capi.OneLine(err.Error()), l.path, strings.Join(l.providers, ", "))
 	}
 	if l.plugins.paths == nil {
 		l.plugins.paths = map[string]string{}
@@ -128,7 +132,7 @@ func (l *runtimeLibrary) allProviders() []string {
 }
 
 func (p Provider) appendTo(lib *runtimeLibrary, o *binding.SessionOptions) error {
-	switch strings.ToLower(p.Name) {
+	switch short(strings.ToLower(p.Name)) {
 	case "cpu":
 		if len(p.Options) > 0 {
 			return errors.New("it has no options; see the fields of SessionConfig")
@@ -204,7 +208,23 @@ func (p Provider) appendByName(lib *runtimeLibrary, o *binding.SessionOptions) e
 	if found, err := p.appendDevices(lib, o); found || err != nil {
 		return err
 	}
-	return o.AppendExecutionProvider(p.Name, p.Options)
+	unknown := o.AppendExecutionProvider(p.Name, p.Options)
+	if unknown == nil {
+		return nil
+	}
+	if name := strings.ToUpper(short(p.Name)); name != p.Name && o.AppendExecutionProvider(name, p.Options) == nil {
+		return nil
+	}
+	return unknown
+}
+
+// short is a provider's name without what full names end in.
+func short(name string) string {
+	const suffix = "executionprovider"
+	if n := len(name) - len(suffix); n > 0 && strings.EqualFold(name[n:], suffix) {
+		return name[:n]
+	}
+	return name
 }
 
 // appendDevices takes the devices of the plug-in of this name, and reports whether

@@ -139,7 +139,10 @@ func (d *description) running() []Outcome {
 			}
 		}
 		if id.Applied != id.Requested {
-			id.Reason = "only CUDA is known to number its devices; say it with provider_options, in the provider's own words"
+			id.Reason = "the CPU is one device"
+			if len(conf.Providers) > 0 {
+				id.Reason = "provider_options say otherwise"
+			}
 		}
 		all = append(all, id)
 	}

@@ -183,7 +183,7 @@ func (c Config) provider(d Device) []ort.Provider {
 		return nil
 	}
 	p := ort.Provider{Name: string(d), Options: map[string]string{}}
-	if d == CUDA {
+	if d == CUDA || c.DeviceID != 0 {
 		p.Options[keyDeviceID] = fmt.Sprint(c.DeviceID)
 	}
 	for k, v := range c.ProviderOptions {
