@@ -21,6 +21,21 @@ type Environment struct {
 	// LogLevel is what ONNX Runtime writes to standard error. Default: LogNothing,
 	// since what goes wrong comes back as an error.
 	LogLevel LogLevel
+	// Telemetry lets ONNX Runtime report what it does to those who make it, as its packages do unless they are told not to (1.32,
+	// docs/Privacy.md). Default: it does not, unless ORT_DISABLE_TELEMETRY is set in the process's environment, which then decides.
+	Telemetry bool
+}
+
+// keyTelemetry is the variable that ONNX Runtime reads when its environment is created: with 1 it collects nothing, and
+// writes no identifier of the machine and no events into the user's cache.
+const keyTelemetry = "ORT_DISABLE_TELEMETRY"
+
+// quiet turns telemetry off for this process.
+func (e Environment) quiet() error {
+	if _, set := os.LookupEnv(keyTelemetry); set || e.Telemetry {
+		return nil
+	}
+	return os.Setenv(keyTelemetry, "1")
 }
 
 // A LogLevel is the least severity that ONNX Runtime logs.
@@ -106,6 +121,9 @@ func initialise(e Environment) (*runtimeLibrary, error) {
 		}
 		return now, nil
 	}
+	if err := e.quiet(); err != nil {
+		return nil, fmt.Errorf("ort: %w", err)
+	}
 	lib, err := load(path, e.LogLevel)
 	if err != nil {
 		return nil, err
@@ -163,6 +181,11 @@ func (l *runtimeLibrary) createEnvironment(option binding.EnvironmentOption) (er
 	binding.SetSharedLibraryPath(l.path)
 	if err := binding.InitializeEnvironment(option); err != nil {
 		return fmt.Errorf("ort: load %s: %w: %s", l.path, ErrRuntime, capi.OneLine(err.Error()))
+	}
+	if os.Getenv(keyTelemetry) == "1" { // which Windows does not read
+		if err := binding.DisableTelemetry(); err != nil {
+			return fmt.Errorf("ort: load %s: %w: %s", l.path, ErrRuntime, capi.OneLine(err.Error()))
+		}
 	}
 	if l.env, err = capi.NewEnv(); err != nil {
 		return wrap("load "+l.path, err)

@@ -189,6 +189,28 @@ func TestNewEnough(t *testing.T) {
 	}
 }
 
+// A process that runs a model leaves no trace of ONNX Runtime's telemetry in the user's folders: with Environment.Telemetry
+// the one below writes Microsoft/DeveloperTools into the cache.
+func TestTelemetry(t *testing.T) {
+	if os.Getenv("QWENRT_TEST_TELEMETRY") != "" { // the process
+		require.NoError(t, Init(Environment{}))
+		s, err := NewSession(filepath.Join("testdata", "add.onnx"), SessionConfig{})
+		require.NoError(t, err)
+		s.Close()
+		return
+	}
+	library, err := Find("")
+	require.NoError(t, err)
+	home := t.TempDir()
+	c := exec.Command(os.Args[0], "-test.run=^TestTelemetry$")
+	c.Env = []string{"HOME=" + home, "QWENRT_ORT_LIB=" + library, "QWENRT_TEST_TELEMETRY=1"} // without what may tell it that it is tested
+	text, err := c.CombinedOutput()
+	require.NoError(t, err, string(text))
+	found, err := os.ReadDir(home)
+	require.NoError(t, err)
+	require.Empty(t, found)
+}
+
 func TestInit(t *testing.T) {
 	var calls sync.WaitGroup
 	for range 8 {
