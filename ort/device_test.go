@@ -60,6 +60,7 @@ func (a accelerator) open(t testing.TB, name string) (s *ort.Session, device ort
 			require.Zero(t, left.Blocks, "device memory")
 			require.Zero(t, left.Bytes)
 			require.Zero(t, left.Allocators)
+			require.Zero(t, left.DataTransfers)
 			require.Zero(t, left.Providers)
 			require.Zero(t, left.Faults)
 		})
@@ -462,6 +463,10 @@ func TestPluginOptions(t *testing.T) {
 	require.NoError(t, err)
 	defer other.Close()
 	require.Equal(t, []float32{2, 4, 6, 8}, ort.Data[float32](run(t, other, inputs)["z"]))
+
+	alone := onDevice(t, nil)
+	alone.ConfigEntries = map[string]string{"session.disable_cpu_ep_fallback": "1"}
+	run(t, open(t, "add", alone), inputs)
 	_, err = ort.NewSessionFromBytes(model, onDevice(t, map[string]string{"threads": "none"}))
 	require.ErrorContains(t, err, "none threads")
 }

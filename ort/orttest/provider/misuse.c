@@ -1,5 +1,5 @@
-// misuse ONNXRUNTIME PROVIDER does what nobody may do with the device of provider.c, and prints what comes of it. At the
-// end it reads device memory, of which it must die.
+// misuse ONNXRUNTIME PROVIDER does what nobody may do with the device of provider.c, and prints what comes of it.
+// At the end it reads device memory, of which it must die.
 
 #include <dlfcn.h>
 #include <stdio.h>

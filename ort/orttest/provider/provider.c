@@ -8,8 +8,8 @@
 //
 // There are two devices, 0 and 1, which know nothing of each other's memory.
 //
-// Options: device_id is the device, 0 by default; model is the model's file, where the session was given none; threads of the nested session, 1 by default;
-// fail is create, compile or run: what is to fail.
+// Options: device_id is the device, 0 by default; model is the model's file, where the session was given none; threads is
+// how many the nested session has, 1 by default; fail is create, compile or run: what is to fail.
 
 #define _GNU_SOURCE // MAP_ANONYMOUS, MAP_NORESERVE
 #include <pthread.h>
@@ -22,10 +22,12 @@
 #include "onnxruntime_c_api.h"
 
 #define NAME "TestDevice"
+#define OPTION "ep.testdevice." // what ONNX Runtime puts before the name of an option
 #define EXPORT __attribute__((visibility("default")))
 
 enum {
   DEVICES = 2,
+  MAX_RANK = 16,
   VENDOR = 0x51E7,
   ALIGNMENT = 256,     // of blocks
   FRESH = 0xCD,        // what new memory holds: as a float -4.3e8, as an index out of any range
@@ -134,28 +136,32 @@ static void release(void *address) {
   free(b);
 }
 
-// storage_of gives the storage of size bytes at an address of a device, or NULL where they are not all in one live block.
+// storage_of gives the storage of size bytes at an address of a device, or NULL where they are not all in one block.
 static char *storage_of(int device, const void *address, size_t size) {
   char *p = (char *)address, *found = NULL;
   pthread_mutex_lock(&mutex);
   for (block *b = blocks; b && !found; b = b->next) {
-    if (b->device == device && p >= b->address && p <= b->address + b->size && size <= (size_t)(b->address + b->size - p)) {
-      found = b->storage + (p - b->address);
-    }
+    const char *end = b->address + b->size;
+    if (b->device != device || p < b->address || p > end || size > (size_t)(end - p)) continue;
+    found = b->storage + (p - b->address);
   }
   pthread_mutex_unlock(&mutex);
   return found;
 }
 
 // number_of tells which device a memory belongs to.
-static int number_of(const OrtMemoryInfo *info) { return (int)ep_api->MemoryDevice_GetDeviceId(ep_api->MemoryInfo_GetMemoryDevice(info)); }
+static int number_of(const OrtMemoryInfo *info) {
+  return (int)ep_api->MemoryDevice_GetDeviceId(ep_api->MemoryInfo_GetMemoryDevice(info));
+}
 
 typedef struct {
   OrtAllocator base;
   const OrtMemoryInfo *info;
 } allocator;
 
-static void *ORT_API_CALL allocator_alloc(OrtAllocator *a, size_t size) { return allocate(number_of(((allocator *)a)->info), size); }
+static void *ORT_API_CALL allocator_alloc(OrtAllocator *a, size_t size) {
+  return allocate(number_of(((allocator *)a)->info), size);
+}
 
 static void ORT_API_CALL allocator_free(OrtAllocator *a, void *p) {
   (void)a;
@@ -171,7 +177,7 @@ typedef struct {
   const char *name;
   void *address; // on the device
   size_t size;
-  int64_t dims[16];
+  int64_t dims[MAX_RANK];
   size_t rank;
   ONNXTensorElementDataType type;
 } view;
@@ -180,7 +186,7 @@ static OrtStatus *shape_of(const OrtValue *value, view *v) {
   OrtTensorTypeAndShapeInfo *info;
   TRY(api->GetTensorTypeAndShape(value, &info));
   OrtStatus *status = api->GetDimensionsCount(info, &v->rank);
-  if (!status && v->rank > sizeof v->dims / sizeof *v->dims) status = fault(ORT_EP_FAIL, "%s has rank %zu", v->name, v->rank);
+  if (!status && v->rank > MAX_RANK) status = fault(ORT_EP_FAIL, NAME ": %s has rank %zu", v->name, v->rank);
   if (!status) status = api->GetDimensions(info, v->dims, v->rank);
   if (!status) status = api->GetTensorElementType(info, &v->type);
   api->ReleaseTensorTypeAndShapeInfo(info);
@@ -188,17 +194,20 @@ static OrtStatus *shape_of(const OrtValue *value, view *v) {
   return api->GetTensorSizeInBytes(value, &v->size);
 }
 
+static bool same(const OrtMemoryDevice *d, const OrtMemoryInfo *info) {
+  return ep_api->MemoryDevice_AreEqual(d, ep_api->MemoryInfo_GetMemoryDevice(info));
+}
+
 // device_view describes a value that must lie in device memory, and gives its storage.
 static OrtStatus *device_view(const OrtValue *value, const OrtMemoryInfo *device, view *v, char **storage) {
   TRY(shape_of(value, v));
   TRY(api->GetTensorData(value, (const void **)&v->address));
-  if (!ep_api->MemoryDevice_AreEqual(ep_api->Value_GetMemoryDevice(value), ep_api->MemoryInfo_GetMemoryDevice(device))) {
-    return fault(ORT_EP_FAIL, NAME ": %s is not on the device", v->name);
-  }
+  if (!same(ep_api->Value_GetMemoryDevice(value), device)) return fault(ORT_EP_FAIL, NAME ": %s is not there", v->name);
   static char none[ALIGNMENT];
   *storage = v->size ? storage_of(number_of(device), v->address, v->size) : none;
   if (!*storage) {
-    return fault(ORT_EP_FAIL, NAME ": %s: %zu bytes at %p are not in device memory that is in use", v->name, v->size, v->address);
+    return fault(ORT_EP_FAIL, NAME ": %s: %zu bytes at %p are not in device memory that is in use", v->name, v->size,
+                 v->address);
   }
   return NULL;
 }
@@ -213,15 +222,19 @@ typedef struct {
 // device_of gives the one of our devices that d is, or NULL.
 static const OrtMemoryInfo *device_of(const transfer *t, const OrtMemoryDevice *d) {
   for (int i = 0; i < DEVICES; i++) {
-    if (ep_api->MemoryDevice_AreEqual(d, ep_api->MemoryInfo_GetMemoryDevice(t->devices[i]))) return t->devices[i];
+    if (same(d, t->devices[i])) return t->devices[i];
   }
   return NULL;
 }
 
-static bool on_host(const OrtMemoryDevice *d) { return ep_api->MemoryDevice_GetDeviceType(d) == OrtMemoryInfoDeviceType_CPU; }
+static bool on_host(const OrtMemoryDevice *d) {
+  return ep_api->MemoryDevice_GetDeviceType(d) == OrtMemoryInfoDeviceType_CPU;
+}
 
-static bool ORT_API_CALL transfer_can(const OrtDataTransferImpl *this, const OrtMemoryDevice *src, const OrtMemoryDevice *dst) {
-  const OrtMemoryInfo *from = device_of((const transfer *)this, src), *to = device_of((const transfer *)this, dst);
+static bool ORT_API_CALL transfer_can(const OrtDataTransferImpl *this, const OrtMemoryDevice *src,
+                                      const OrtMemoryDevice *dst) {
+  const transfer *t = (const transfer *)this;
+  const OrtMemoryInfo *from = device_of(t, src), *to = device_of(t, dst);
   return (from && (from == to || on_host(dst))) || (to && on_host(src));
 }
 
@@ -287,8 +300,8 @@ typedef struct {
   OrtEp base;
   factory *factory;
   const OrtMemoryInfo *device;
-  char *model; // may be NULL
-  int threads;
+  char *model;              // may be NULL
+  OrtSessionOptions *nested; // for the session of the model
   char fail[16];
 } ep;
 
@@ -373,15 +386,6 @@ static OrtStatus *slots_of(const OrtNode *fused, bool inputs, slot **out, size_t
   return status;
 }
 
-static OrtStatus *open_session(node *n, const char *model) {
-  OrtSessionOptions *options;
-  TRY(api->CreateSessionOptions(&options));
-  OrtStatus *status = api->SetIntraOpNumThreads(options, n->ep->threads);
-  if (!status) status = api->CreateSession(n->ep->factory->env, model, options, &n->session);
-  api->ReleaseSessionOptions(options);
-  return status;
-}
-
 typedef struct {
   OrtIoBinding *binding;
   view *views; // of the inputs, and behind them of the outputs
@@ -439,9 +443,9 @@ static OrtStatus *bind_all(node *n, OrtKernelContext *context, run *r) {
 // find_alias gives the input that has the address and the shape of an output.
 static int find_alias(const node *n, const view *views, const view *v) {
   for (size_t i = 0; v->size && i < n->input_count; i++) {
-    if (views[i].address == v->address && views[i].rank == v->rank && !memcmp(views[i].dims, v->dims, v->rank * sizeof *v->dims)) {
-      return (int)i;
-    }
+    const view *in = &views[i];
+    if (in->address != v->address || in->rank != v->rank) continue;
+    if (!memcmp(in->dims, v->dims, v->rank * sizeof *v->dims)) return (int)i;
   }
   return -1;
 }
@@ -532,7 +536,7 @@ static OrtStatus *ORT_API_CALL node_compute(OrtNodeComputeInfo *this, void *stat
   (void)state;
   node *n = (node *)this;
   if (!strcmp(n->ep->fail, "run")) return fault(ORT_EP_FAIL, NAME ": the run fails, as asked for");
-  if (!n->session) return fault(ORT_EP_FAIL, NAME ": the model came without a file; its option model says where there is one");
+  if (!n->session) return fault(ORT_EP_FAIL, NAME ": the model came without a file, which the option model names");
   const size_t all = n->input_count + n->output_count + 1;
   run r = {NULL, calloc(all, sizeof(view)), calloc(all, sizeof(char *)), calloc(all, sizeof(OrtValue *))};
   OrtStatus *status = api->CreateIoBinding(n->session, &r.binding);
@@ -547,7 +551,8 @@ static OrtStatus *ORT_API_CALL node_compute(OrtNodeComputeInfo *this, void *stat
   return status;
 }
 
-static OrtStatus *ORT_API_CALL node_create_state(OrtNodeComputeInfo *this, OrtNodeComputeContext *context, void **state) {
+static OrtStatus *ORT_API_CALL node_create_state(OrtNodeComputeInfo *this, OrtNodeComputeContext *context,
+                                                 void **state) {
   (void)context;
   *state = this;
   return NULL;
@@ -563,7 +568,7 @@ static OrtStatus *compile(ep *e, const OrtGraph *graph, const OrtNode *fused, no
   const char *path;
   TRY(api->Graph_GetModelPath(graph, &path));
   if (e->model) path = e->model;
-  return path && *path ? open_session(n, path) : NULL;
+  return path && *path ? api->CreateSession(e->factory->env, path, e->nested, &n->session) : NULL;
 }
 
 static OrtStatus *ORT_API_CALL ep_compile(OrtEp *this, const OrtGraph **graphs, const OrtNode **fused, size_t n,
@@ -640,15 +645,35 @@ static OrtStatus *option(const OrtSessionOptions *options, const char *key, char
   return api->GetSessionConfigEntry(options, key, *out, &size);
 }
 
+// nested_options makes options for a session of the same model, of the entries that this session has, so that both have
+// the same kernels.
+static OrtStatus *nested_options(const OrtSessionOptions *options, const char *threads, OrtSessionOptions **out) {
+  const int count = threads ? atoi(threads) : 1;
+  if (count < 1) return fault(ORT_INVALID_ARGUMENT, NAME ": %s threads", threads);
+  TRY(api->CreateSessionOptions(out));
+  TRY(api->SetIntraOpNumThreads(*out, count));
+  OrtKeyValuePairs *entries;
+  TRY(api->GetSessionOptionsConfigEntries(options, &entries));
+  const char *const *keys, *const *values;
+  size_t n;
+  api->GetKeyValuePairs(entries, &keys, &values, &n);
+  OrtStatus *status = NULL;
+  for (size_t i = 0; !status && i < n; i++) {
+    if (!strncmp(keys[i], "ep.", 3) || !strcmp(keys[i], "session.disable_cpu_ep_fallback")) continue;
+    status = api->AddSessionConfigEntry(*out, keys[i], values[i]);
+  }
+  api->ReleaseKeyValuePairs(entries);
+  return status;
+}
+
 static OrtStatus *configure(ep *e, const OrtSessionOptions *options) {
   char *device = NULL, *threads = NULL, *fail = NULL;
-  OrtStatus *status = option(options, "ep.testdevice.device_id", &device);
-  if (!status) status = option(options, "ep.testdevice.model", &e->model);
-  if (!status) status = option(options, "ep.testdevice.threads", &threads);
-  if (!status) status = option(options, "ep.testdevice.fail", &fail);
+  OrtStatus *status = option(options, OPTION "device_id", &device);
+  if (!status) status = option(options, OPTION "model", &e->model);
+  if (!status) status = option(options, OPTION "threads", &threads);
+  if (!status) status = option(options, OPTION "fail", &fail);
   e->device = e->factory->devices[device && !strcmp(device, "1")];
-  e->threads = threads ? atoi(threads) : 1;
-  if (!status && e->threads < 1) status = fault(ORT_INVALID_ARGUMENT, NAME ": %s threads", threads);
+  if (!status) status = nested_options(options, threads, &e->nested);
   snprintf(e->fail, sizeof e->fail, "%s", fail ? fail : "");
   free(device), free(threads), free(fail);
   if (!status && !strcmp(e->fail, "create")) status = fault(ORT_EP_FAIL, NAME ": no such device, as asked for");
@@ -657,6 +682,7 @@ static OrtStatus *configure(ep *e, const OrtSessionOptions *options) {
 
 static void ORT_API_CALL factory_release_ep(OrtEpFactory *this, OrtEp *e) {
   (void)this;
+  if (((ep *)e)->nested) api->ReleaseSessionOptions(((ep *)e)->nested);
   free(((ep *)e)->model);
   free(e);
   pthread_mutex_lock(&mutex);
