@@ -31,8 +31,8 @@ func (p *program) benchCommand() *cli.Command {
 			"Example: qwenrt bench Qwen/Qwen3-0.6B -p 512 -n 128 -d 0,2048 -t 2",
 		Flags: slices.Concat(testFlags([]int{512}, []int{128}), []cli.Flag{
 			&cli.IntFlag{Name: "repetitions", Aliases: []string{"r"}, Usage: "of each test", Value: bench.DefaultRepetitions},
-			&cli.IntSliceFlag{Name: "threads", Aliases: []string{"t"}, Usage: "CPU threads (default: the CPUs that this process may use)"},
-			&cli.IntSliceFlag{Name: "batch-size", Aliases: []string{"b"}, Usage: "tokens of prefill that are run at once", Value: cli.NewIntSlice(runner.DefaultPrefillChunk)},
+			&cli.IntSliceFlag{Name: "threads", Aliases: []string{"t"}, Usage: "CPU threads (default: the configuration's, or the CPUs that this process may use)"},
+			&cli.IntSliceFlag{Name: "batch-size", Aliases: []string{"b"}, Usage: fmt.Sprintf("tokens of prefill that are run at once (default: the configuration's, or %d)", runner.DefaultPrefillChunk)},
 			&cli.BoolFlag{Name: "no-warmup", Usage: "time the first run too"},
 			&cli.Uint64Flag{Name: "seed", Usage: "of the random tokens"},
 			&cli.StringFlag{Name: "output", Aliases: []string{"o"}, Usage: "form of the output: md, json, jsonl, csv or gobench", Value: string(bench.Markdown)},
@@ -129,12 +129,21 @@ func benchConfig(c *cli.Context) (bench.Config, error) {
 	return config, nil
 }
 
-// threadCounts are the numbers of threads to measure with, each with a session of its own.
-func threadCounts(c *cli.Context) []int {
-	if counts := c.IntSlice("threads"); len(counts) > 0 {
-		return counts
+// threadCounts are the numbers of threads to measure with, each with a session of its own: those of the flag, or the one that
+// the model was prepared with.
+func threadCounts(c *cli.Context, o runner.Options) []int {
+	if c.IsSet("threads") {
+		return c.IntSlice("threads")
 	}
-	return []int{ort.DefaultThreads()}
+	return []int{cmp.Or(o.Threads, ort.DefaultThreads())}
+}
+
+// chunks are the numbers of tokens of prefill that are run at once, as threadCounts are of threads.
+func chunks(c *cli.Context, o runner.Options) []int {
+	if c.IsSet("batch-size") {
+		return c.IntSlice("batch-size")
+	}
+	return []int{cmp.Or(o.PrefillChunk, runner.DefaultPrefillChunk)}
 }
 
 func (p *program) benchSpeed(c *cli.Context, m *accelerate.Prepared, config bench.Config) (err error) {
@@ -155,8 +164,8 @@ func (p *program) benchSpeed(c *cli.Context, m *accelerate.Prepared, config benc
 			err = errors.Join(err, w.Close())
 		}
 	}()
-	for _, threads := range threadCounts(c) {
-		for _, batch := range c.IntSlice("batch-size") {
+	for _, threads := range threadCounts(c, m.Options) {
+		for _, batch := range chunks(c, m.Options) {
 			o := m.Options
 			o.Threads, o.PrefillChunk = threads, batch
 			if err := p.benchSession(c, m.File, o, config, writers); err != nil {
@@ -202,7 +211,7 @@ func (p *program) benchSession(c *cli.Context, path string, o runner.Options, co
 
 func (p *program) benchProfile(c *cli.Context, m *accelerate.Prepared, config bench.Config) error {
 	o := m.Options
-	o.Threads, o.PrefillChunk = threadCounts(c)[0], c.IntSlice("batch-size")[0]
+	o.Threads, o.PrefillChunk = threadCounts(c, o)[0], chunks(c, o)[0]
 	var profiles []bench.Profile
 	err := newFile(c.String("profile"), func(w io.Writer) (err error) {
 		profiles, err = bench.MeasureProfile(c.Context, m.File, o, config, w)
@@ -240,7 +249,7 @@ func millisecondsText(d time.Duration) string { return fmt.Sprintf("%.2f ms", d.
 func (p *program) benchOverhead(c *cli.Context, m *accelerate.Prepared) error {
 	test := bench.Test{Gen: c.IntSlice("n-gen")[0], Depth: c.IntSlice("n-depth")[0]}
 	results := []bench.Overhead{}
-	for _, threads := range threadCounts(c) {
+	for _, threads := range threadCounts(c, m.Options) {
 		options := m.Options
 		options.Threads = threads
 		o, err := bench.MeasureOverhead(c.Context, m.File, options, test)

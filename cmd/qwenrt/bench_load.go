@@ -71,8 +71,8 @@ func promptFile(path string) (string, error) {
 
 func (p *program) benchLoad(c *cli.Context, m *accelerate.Prepared, configs []bench.LoadConfig) error {
 	levels := []bench.Load{}
-	for _, threads := range threadCounts(c) {
-		for _, batch := range c.IntSlice("batch-size") {
+	for _, threads := range threadCounts(c, m.Options) {
+		for _, batch := range chunks(c, m.Options) {
 			o := m.Options
 			o.Threads, o.PrefillChunk = threads, batch
 			if c.IsSet("concurrency") {

@@ -10,6 +10,8 @@ import (
 	"github.com/stretchr/testify/require"
 
 	"github.com/qwenrt/qwenrt/models/tiny"
+	"github.com/qwenrt/qwenrt/ort"
+	"github.com/qwenrt/qwenrt/runner/accelerate"
 	"github.com/qwenrt/qwenrt/runner/bench"
 )
 
@@ -89,6 +91,55 @@ func TestBenchOverhead(t *testing.T) {
 	r = qwenrt(t, "bench", tiny.Name, "--overhead", "-n", "4", "-t", "1,2")
 	require.Equal(t, exitOK, r.code, r.stderr)
 	require.Equal(t, 4, strings.Count(r.stdout, "\n"), "a row for each number of threads: %s", r.stdout)
+}
+
+// TestBenchConfiguration holds that threads and chunk are those of the configuration, wherever it comes from, unless flags say
+// otherwise.
+func TestBenchConfiguration(t *testing.T) {
+	need(t)
+	ownHome(t)
+	dir := t.TempDir()
+	file, trace := filepath.Join(dir, "qwenrt.yaml"), filepath.Join(dir, "trace.json")
+	require.NoError(t, os.WriteFile(file, []byte("threads: 1\nprefill_chunk: 4\n"), 0o666))
+	hash, err := accelerate.Source{FS: tiny.Checkpoint(), Name: tiny.Name}.Hash()
+	require.NoError(t, err)
+	_, err = accelerate.Profile{Model: hash, Config: accelerate.Config{Threads: 1, PrefillChunk: 4}}.Write()
+	require.NoError(t, err)
+	measure := func(into any, gen string, args ...string) {
+		t.Helper()
+		r := qwenrt(t, append([]string{"bench", tiny.Name, "-p", "8", "-n", gen, "-r", "1", "--no-warmup", "-o", "json"}, args...)...)
+		require.Equal(t, exitOK, r.code, r.stderr)
+		require.NoError(t, json.Unmarshal([]byte(r.stdout), into))
+	}
+	type settings struct {
+		Threads int `json:"n_threads"`
+		Batch   int `json:"n_batch"`
+	}
+	for _, c := range []struct {
+		why, gen string
+		args     []string
+		want     settings
+	}{
+		{"a file", "0", []string{"--config", file}, settings{1, 4}},
+		{"one option", "0", []string{"--set", "threads=1", "--set", "prefill_chunk=4"}, settings{1, 4}},
+		{"what tuning has found", "0", []string{"--compile", "max_autotune"}, settings{1, 4}},
+		{"a preset", "0", []string{"--preset", "low-memory", "-t", "1"}, settings{1, 64}},
+		{"flags win", "0", []string{"--config", file, "-t", "2", "-b", "8"}, settings{2, 8}},
+		{"nobody says", "0", nil, settings{ort.DefaultThreads(), 512}},
+		{"whole generations", "1", []string{"--config", file, "--concurrency", "1"}, settings{1, 4}},
+	} {
+		var got []settings
+		measure(&got, c.gen, c.args...)
+		require.Equal(t, []settings{c.want}, got, c.why)
+	}
+	var overhead []bench.Overhead
+	measure(&overhead, "2", "--config", file, "--overhead")
+	require.Len(t, overhead, 1)
+	require.Equal(t, 1, overhead[0].Threads)
+	var profiles []bench.Profile
+	measure(&profiles, "0", "--config", file, "--profile", trace)
+	require.Len(t, profiles, 1)
+	require.Equal(t, 2, profiles[0].Runs, "8 tokens in chunks of 4")
 }
 
 func TestBenchErrors(t *testing.T) {

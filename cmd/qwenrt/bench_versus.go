@@ -121,7 +121,7 @@ func versus(c *cli.Context) (bench.Versus, error) {
 
 // sideThreads are the threads of side 0 or 1.
 func sideThreads(c *cli.Context, side int) int {
-	counts := threadCounts(c)
+	counts := threadCounts(c, runner.Options{})
 	return counts[min(side, len(counts)-1)]
 }
 
