@@ -185,8 +185,7 @@ func (d *definition) readVocab() (v vocabulary, err error) {
 	}
 	v.ids = newSpellings(len(ids))
 	for token, id := range ids {
-		v.ids.add(token, id)
-		if err := v.place(token, id); err != nil {
+		if err := v.add(token, id); err != nil {
 			return v, err
 		}
 	}

@@ -2,7 +2,6 @@ package tokenizer
 
 import (
 	"encoding/json"
-	"math"
 	"reflect"
 	"slices"
 	"unicode/utf8"
@@ -52,11 +51,7 @@ func readQwen(text string) (*definition, vocabulary, *encoder, bool) {
 	if l.vocab.complete(d) != nil {
 		return fail()
 	}
-	left, ok := l.resolve()
-	if !ok {
-		return fail()
-	}
-	return d, l.vocab, newEncoder(l.vocab.ids, left, d.AddedTokens), true
+	return d, l.vocab, newEncoder(l.vocab.ids, l.left, d.AddedTokens), true
 }
 
 // unusual reports whether more than its content says where an added token is in a text.
@@ -86,27 +81,4 @@ func isQwen(rest string) bool {
 
 func isAnyOf(value any, values []any) bool {
 	return slices.ContainsFunc(values, func(v any) bool { return reflect.DeepEqual(v, value) })
-}
-
-// resolve says where the left parts of merged tokens end, by ids. It is not ok unless the vocabulary has the 256 bytes first
-// and then what the merges make, in their order: then each token comes of one merge, and its id tells which is earlier.
-func (l *large) resolve() (left []uint16, ok bool) {
-	spelling := l.vocab.spelling
-	if len(spelling) < singleBytes+len(l.merges) {
-		return nil, false
-	}
-	for b := range singleBytes {
-		if id, ok := l.vocab.ids.id(string(runeOf(byte(b)))); !ok || id >= singleBytes {
-			return nil, false
-		}
-	}
-	left = make([]uint16, singleBytes+len(l.merges))
-	for i, m := range l.merges {
-		made, n := spelling[singleBytes+i], len(m[0])
-		if n == 0 || m[1] == "" || n > math.MaxUint16 || len(made) != n+len(m[1]) || made[:n] != m[0] || made[n:] != m[1] {
-			return nil, false
-		}
-		left[singleBytes+i] = uint16(n)
-	}
-	return left, true
 }

@@ -3,6 +3,7 @@ package tokenizer
 import (
 	"encoding/json"
 	"iter"
+	"math"
 	"strings"
 )
 
@@ -140,12 +141,13 @@ func (s *scanner) skip() {
 
 // large is what makes a tokenizer.json large.
 type large struct {
-	vocab  vocabulary
-	merges [][2]string
+	vocab vocabulary
+	left  []uint16 // see encoder
 }
 
 // readLarge reads model.vocab and model.merges, and returns the file with null in place of both. It is not ok where the file
-// should be read by encoding/json, which says what is wrong, if anything is.
+// should be read by encoding/json, which says what is wrong, if anything is; nor where merges do not make the vocabulary in
+// its order.
 func readLarge(text string) (l large, rest string, ok bool) {
 	s := scanner{text: text}
 	var b strings.Builder
@@ -157,6 +159,7 @@ func readLarge(text string) (l large, rest string, ok bool) {
 		read(&s)
 		from = s.at
 	}
+	early := scanner{} // at merges that come before the vocabulary
 	for key := range s.members() {
 		if key != "model" {
 			s.skip()
@@ -166,14 +169,22 @@ func readLarge(text string) (l large, rest string, ok bool) {
 			switch {
 			case key == "vocab" && l.vocab.ids == nil:
 				replace(l.readVocab)
-			case key == "merges" && l.merges == nil:
-				replace(l.readMerges)
+			case key == "merges" && l.left == nil && early.text == "":
+				if l.vocab.ids != nil {
+					replace(l.readMerges)
+				} else {
+					early = s
+					replace((*scanner).skip)
+				}
 			default:
 				s.skip()
 			}
 		}
 	}
-	if s.failed || l.vocab.ids == nil || l.merges == nil {
+	if early.text != "" && l.vocab.ids != nil {
+		l.readMerges(&early)
+	}
+	if s.failed || early.failed || l.left == nil {
 		return l, "", false
 	}
 	b.WriteString(text[from:])
@@ -187,16 +198,22 @@ func (l *large) readVocab(s *scanner) {
 	v := &l.vocab
 	expected := len(s.text) / perEntry
 	v.ids = newSpellings(expected)
-	v.info, v.spelling = make([]tokenInfo, 0, expected), make([]string, 0, expected)
+	v.info, v.numbers = make([]tokenInfo, 0, expected), make([]uint32, 0, expected)
 	for token := range s.members() {
 		id := s.number()
-		s.failed = s.failed || !v.ids.add(token, id) || v.place(token, id) != nil // a spelling or an id twice
+		s.failed = s.failed || v.add(token, id) != nil
 	}
 }
 
-// readMerges reads merges of both forms: ["a", "b"] and "a b".
+// readMerges reads merges of both forms, ["a", "b"] and "a b", and says where the left parts of merged tokens end. It fails
+// unless the vocabulary has the 256 bytes first and then what the merges make, in their order: then each token comes of one
+// merge, and its id tells which is earlier.
 func (l *large) readMerges(s *scanner) {
-	l.merges = make([][2]string, 0, len(s.text)/perEntry)
+	l.left = make([]uint16, singleBytes, singleBytes+len(s.text)/perEntry)
+	for b := range singleBytes {
+		id, ok := l.vocab.ids.id(string(runeOf(byte(b))))
+		s.failed = s.failed || !ok || id >= singleBytes
+	}
 	for range s.elements() {
 		var m [2]string
 		if s.next() == '[' {
@@ -210,6 +227,11 @@ func (l *large) readMerges(s *scanner) {
 		} else {
 			m[0], m[1], _ = strings.Cut(s.string(), " ")
 		}
-		l.merges = append(l.merges, m)
+		made, n := l.vocab.spelling(len(l.left)), len(m[0])
+		if n == 0 || m[1] == "" || n > math.MaxUint16 || len(made) != n+len(m[1]) || string(made[:n]) != m[0] || string(made[n:]) != m[1] {
+			s.failed = true
+			return
+		}
+		l.left = append(l.left, uint16(n))
 	}
 }

@@ -2,10 +2,11 @@ package tokenizer
 
 import "hash/maphash"
 
-// spellings are the ids of tokens by their spelling. With a map of Go's in its place, Qwen3's tokenizer takes 77 ms of a core to
-// open instead of 60.
+// spellings are the ids of tokens by their spelling. Next to a map of Go's, opening Qwen3's tokenizer takes a third less of
+// a core's time: it is filled faster, and has no pointers that the garbage collector would follow.
 type spellings struct {
 	seed    maphash.Seed
+	text    []byte // all spellings, one after the other
 	entries []entry
 	// slots hold the upper half of an entry's hash and its number, from 1 on, at the place that the lower half tells or the
 	// next that is free. There are a power of two, and more than half as many again as entries.
@@ -13,19 +14,31 @@ type spellings struct {
 }
 
 type entry struct {
-	spelling string
-	id       int32
+	end uint32 // of its spelling
+	id  int32
 }
 
 // newSpellings makes room for so many.
 func newSpellings(expected int) *spellings {
+	const bytes = 8 // of a spelling, about
 	n := 16
 	for ; n < expected+expected/2; n *= 2 {
 	}
-	return &spellings{seed: maphash.MakeSeed(), entries: make([]entry, 0, expected), slots: make([]uint64, n)}
+	return &spellings{
+		seed: maphash.MakeSeed(), text: make([]byte, 0, bytes*expected), entries: make([]entry, 0, expected), slots: make([]uint64, n),
+	}
 }
 
 func (s *spellings) len() int { return len(s.entries) }
+
+// spelling returns what the entry of a number is spelled like.
+func (s *spellings) spelling(number uint32) []byte {
+	start := uint32(0)
+	if number > 1 {
+		start = s.entries[number-2].end
+	}
+	return s.text[start:s.entries[number-1].end]
+}
 
 // id returns the id of a spelling.
 func (s *spellings) id(spelling string) (int32, bool) {
@@ -51,31 +64,34 @@ func find[T string | []byte](s *spellings, hash uint64, spelling T) int {
 	mask := len(s.slots) - 1
 	for i := int(hash) & mask; ; i = (i + 1) & mask {
 		slot := s.slots[i]
-		if slot == 0 || slot>>32 == hash>>32 && s.entries[uint32(slot)-1].spelling == string(spelling) {
+		if slot == 0 || slot>>32 == hash>>32 && string(s.spelling(uint32(slot))) == string(spelling) {
 			return i
 		}
 	}
 }
 
-// add adds a spelling. It is not ok where it is there already.
-func (s *spellings) add(spelling string, id int32) (ok bool) {
+// add adds a spelling, and returns the number of its entry. It is not ok where it was there already.
+func (s *spellings) add(spelling string, id int32) (number uint32, ok bool) {
 	hash := maphash.String(s.seed, spelling)
 	slot := find(s, hash, spelling)
 	if s.slots[slot] != 0 {
-		return false
+		return uint32(s.slots[slot]), false
 	}
-	s.entries = append(s.entries, entry{spelling, id})
-	s.slots[slot] = hash>>32<<32 | uint64(len(s.entries))
+	s.text = append(s.text, spelling...)
+	s.entries = append(s.entries, entry{uint32(len(s.text)), id})
+	number = uint32(len(s.entries))
+	s.slots[slot] = hash>>32<<32 | uint64(number)
 	if len(s.entries)+len(s.entries)/2 > len(s.slots) {
 		s.grow()
 	}
-	return true
+	return number, true
 }
 
 func (s *spellings) grow() {
 	s.slots = make([]uint64, 2*len(s.slots))
-	for i, e := range s.entries {
-		hash := maphash.String(s.seed, e.spelling)
-		s.slots[find(s, hash, e.spelling)] = hash>>32<<32 | uint64(i+1)
+	for number := uint32(1); number <= uint32(len(s.entries)); number++ {
+		spelling := s.spelling(number)
+		hash := maphash.Bytes(s.seed, spelling)
+		s.slots[find(s, hash, spelling)] = hash>>32<<32 | uint64(number)
 	}
 }

@@ -12,8 +12,13 @@ func TestSpellings(t *testing.T) {
 		s := newSpellings(expected)
 		const n = 3000
 		for i := range int32(n) {
-			require.True(t, s.add(strconv.Itoa(int(i)), n-i))
-			require.False(t, s.add(strconv.Itoa(int(i/2)), -1), "it is there")
+			number, ok := s.add(strconv.Itoa(int(i)), n-i)
+			require.True(t, ok)
+			require.EqualValues(t, i+1, number)
+			number, ok = s.add(strconv.Itoa(int(i/2)), -1)
+			require.False(t, ok, "it is there")
+			require.EqualValues(t, i/2+1, number)
+			require.Equal(t, strconv.Itoa(int(i/2)), string(s.spelling(number)))
 		}
 		require.Equal(t, n, s.len())
 		for i := range int32(n) {

@@ -75,7 +75,7 @@ func open(path string) (*Tokenizer, error) {
 			return nil, errors.Join(err, t.lib.close())
 		}
 	}
-	t.vocab.spelling = nil
+	t.vocab.numbers = nil
 	t.byteLevel = d.byteLevel()
 	for _, a := range d.AddedTokens {
 		t.added = append(t.added, a.Content)

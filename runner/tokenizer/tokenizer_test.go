@@ -568,8 +568,8 @@ func TestByteOf(t *testing.T) {
 	for b, ok := range seen {
 		require.True(t, ok, "byte %#x has no spelling", b)
 	}
-	require.Equal(t, " the\n", string(appendByteLevel(nil, "ĠtheĊ")))
-	require.Equal(t, "a b", string(appendByteLevel(nil, "a b")), "a space is no character of the alphabet")
+	require.Equal(t, " the\n", string(appendByteLevel(nil, []byte("ĠtheĊ"))))
+	require.Equal(t, "a b", string(appendByteLevel(nil, []byte("a b"))), "a space is no character of the alphabet")
 }
 
 func FuzzStream(f *testing.F) {

@@ -13,7 +13,7 @@ type vocabulary struct {
 	// tells where each ends. Empty unless the tokenizer is byte-level.
 	bytes string
 
-	spelling []string // by id; while the vocabulary is made
+	numbers []uint32 // of entries, by id, 0 for none; while the vocabulary is made
 }
 
 type tokenInfo struct {
@@ -24,17 +24,21 @@ type tokenInfo struct {
 	whole   bool // its bytes are whole characters
 }
 
-// place notes that token has the id. v.ids has it already.
-func (v *vocabulary) place(token string, id int32) error {
+// add notes that token has the id.
+func (v *vocabulary) add(token string, id int32) error {
 	if id < 0 || id >= maxTokens {
 		return fmt.Errorf("model.vocab: token %q has the id %d, outside 0 to %d", token, id, maxTokens-1)
 	}
 	if v.known(id) {
 		return fmt.Errorf("model.vocab: two tokens have the id %d", id)
 	}
+	number, ok := v.ids.add(token, id)
+	if !ok {
+		return fmt.Errorf("model.vocab: token %q has two ids", token)
+	}
 	v.reach(id)
 	v.info[id].known = true
-	v.spelling[id] = token
+	v.numbers[id] = number
 	return nil
 }
 
@@ -42,7 +46,7 @@ func (v *vocabulary) place(token string, id int32) error {
 func (v *vocabulary) reach(id int32) {
 	if n := int(id) + 1 - len(v.info); n > 0 {
 		v.info = append(v.info, make([]tokenInfo, n)...)
-		v.spelling = append(v.spelling, make([]string, n)...)
+		v.numbers = append(v.numbers, make([]uint32, n)...)
 	}
 }
 
@@ -54,7 +58,7 @@ func (v *vocabulary) complete(d *definition) error {
 	for _, t := range d.AddedTokens {
 		v.reach(t.ID)
 		v.info[t.ID].known, v.info[t.ID].special, v.info[t.ID].added = true, t.Special, true
-		v.spelling[t.ID] = t.Content
+		v.numbers[t.ID], _ = v.ids.add(t.Content, t.ID) // it is there
 	}
 	if d.byteLevel() {
 		v.fillBytes()
@@ -63,18 +67,22 @@ func (v *vocabulary) complete(d *definition) error {
 }
 
 func (v *vocabulary) fillBytes() {
-	length := 0
-	for _, token := range v.spelling {
-		length += len(token) // at least the bytes that it stands for
-	}
-	b := make([]byte, 0, length)
-	for id, token := range v.spelling {
+	b := make([]byte, 0, len(v.ids.text)) // a spelling has at least the bytes that it stands for
+	for id := range v.numbers {
 		start := len(b)
-		b = appendByteLevel(b, token)
+		b = appendByteLevel(b, v.spelling(id))
 		v.info[id].end = uint32(len(b))
 		v.info[id].whole = utf8.Valid(b[start:])
 	}
 	v.bytes = string(b)
+}
+
+// spelling is that of the token with an id, while the vocabulary is made.
+func (v *vocabulary) spelling(id int) []byte {
+	if id >= len(v.numbers) || v.numbers[id] == 0 {
+		return nil
+	}
+	return v.ids.spelling(v.numbers[id])
 }
 
 func (v *vocabulary) known(id int32) bool {
@@ -94,9 +102,9 @@ func (v *vocabulary) token(id int32) string {
 // GPT-2's code (encoder.py, bytes_to_unicode) spells each byte as one printable
 // character: itself where it is one in Latin-1, else the next from U+0100 on. A
 // spelling with any other character stands for itself, as in the library.
-func appendByteLevel(out []byte, spelling string) []byte {
+func appendByteLevel(out, spelling []byte) []byte {
 	start := len(out)
-	for _, r := range spelling {
+	for _, r := range string(spelling) {
 		b, ok := byteOf(r)
 		if !ok {
 			return append(out[:start], spelling...)
