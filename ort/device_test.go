@@ -311,6 +311,29 @@ func hostTensorIsReadByEachRun(t *testing.T, a accelerator) {
 	}
 }
 
+// A KV cache begins with nothing in it.
+func TestNothingOnDevice(t *testing.T) { onAccelerators(t, nothingOnDevice) }
+
+func nothingOnDevice(t *testing.T, a accelerator) {
+	s, device := a.open(t, "add")
+	x, err := s.NewTensor(device, ort.Float32, 0, 4)
+	require.NoError(t, err)
+	defer x.Close()
+	require.Equal(t, device, x.Location())
+	require.Zero(t, x.Capacity())
+	require.Empty(t, ort.Data[float32](run(t, s, map[string]*ort.Tensor{"x": x, "y": floats(t, nil, 0, 4)})["z"]))
+	b := bind(t, s)
+	require.NoError(t, b.BindInput("x", x))
+	require.NoError(t, b.BindInput("y", x))
+	require.NoError(t, b.BindOutputTo("z", device))
+	require.NoError(t, b.Run(nil))
+	outputs, err := b.Outputs()
+	require.NoError(t, err)
+	defer outputs["z"].Close()
+	require.Equal(t, []int64{0, 4}, outputs["z"].Shape())
+	require.Equal(t, device, outputs["z"].Location())
+}
+
 // past and present are one buffer on the device, which a run writes in place.
 func TestSharedBufferOnDevice(t *testing.T) { onAccelerators(t, sharedBufferOnDevice) }
 
