@@ -44,7 +44,7 @@ func (m *Model) Benchmark(ctx context.Context, b Benchmark) (*BenchmarkResult, e
 	if b.Tokens < 0 || b.Iterations < 0 {
 		return nil, fmt.Errorf("accelerate: benchmark of %d iterations with %d tokens: want positive numbers, or 0 for the default", b.Iterations, b.Tokens)
 	}
-	r, release, err := m.Use()
+	s, release, err := m.use()
 	if err != nil {
 		return nil, err
 	}
@@ -54,7 +54,7 @@ func (m *Model) Benchmark(ctx context.Context, b Benchmark) (*BenchmarkResult, e
 	}
 	result := &BenchmarkResult{Iterations: cmp.Or(b.Iterations, 3)}
 	for i := range result.Iterations + 1 {
-		_, one, err := r.Text(ctx, q)
+		_, one, err := s.runner.Text(ctx, q)
 		if err != nil {
 			return nil, err
 		}
@@ -68,7 +68,7 @@ func (m *Model) Benchmark(ctx context.Context, b Benchmark) (*BenchmarkResult, e
 		result.PromptPerSecond += one.PromptPerSecond / float64(n)
 		result.TokensPerSecond += one.TokensPerSecond / float64(n)
 	}
-	for _, o := range m.Info().Options {
+	for _, o := range s.info().Options {
 		result.Applied = append(result.Applied, o.Option+"="+o.Applied)
 	}
 	return result, nil

@@ -179,7 +179,11 @@ func assigned(all []ort.Assignment) string {
 }
 
 func (d *description) threads() Outcome {
-	return Outcome{Option: "threads", Requested: number(d.c.Threads), Applied: strconv.Itoa(d.runner.Threads), Fact: "session with intra-op threads"}
+	o := Outcome{Option: "threads", Requested: number(d.c.Threads), Applied: strconv.Itoa(d.runner.Threads), Fact: "session with intra-op threads"}
+	if cpus := ort.DefaultThreads(); d.runner.Threads > cpus {
+		o.Reason = fmt.Sprintf("more than the CPUs that this process may use: %d", cpus)
+	}
+	return o
 }
 
 // stored are the bits of most quantised weights, and their form; 0 where there are none.

@@ -101,15 +101,6 @@ func toldOptions(file string) map[string]string {
 // running are the outcomes of settings of the session.
 func (d *description) running() []Outcome {
 	conf := runner.SessionConfig(d.p.Options)
-	spin := Outcome{Option: "spin", Requested: string(d.c.Spin), Applied: string(SpinOn), Fact: "session.intra_op.spin_duration_us"}
-	switch conf.Spin {
-	case ort.SpinOn:
-		spin.Fact = "session.intra_op.allow_spinning"
-	case ort.SpinOff:
-		spin.Applied, spin.Fact = string(SpinOff), "session.intra_op.allow_spinning"
-	case ort.SpinInRun:
-		spin.Applied, spin.Fact = string(SpinInRun), "session.force_spinning_stop"
-	}
 	huge := Outcome{Option: "huge_pages", Requested: choiceText(d.c.HugePages), Applied: "false", Fact: "packed weights on pages of 4 kB"}
 	switch n := machine.HugePages(); {
 	case !conf.HugePages:
@@ -130,7 +121,7 @@ func (d *description) running() []Outcome {
 			arena.Reason = "huge_pages bring an allocator of their own; set them to false"
 		}
 	}
-	all := []Outcome{spin, huge, arena}
+	all := []Outcome{d.spin(conf), huge, arena}
 	if n := number(d.c.DeviceID); n != "" {
 		id := Outcome{Option: "device_id", Requested: n, Applied: "none", Fact: "no option of the provider"}
 		for _, p := range conf.Providers {
@@ -147,6 +138,39 @@ func (d *description) running() []Outcome {
 		all = append(all, id)
 	}
 	return all
+}
+
+// Keys of onnxruntime_session_options_config_keys.h.
+const (
+	keySpinning     = "session.intra_op.allow_spinning"
+	keySpinningTime = "session.intra_op.spin_duration_us"
+	keySpinningEnds = "session.force_spinning_stop"
+)
+
+// spin is how threads wait in a session with this configuration, of which session_entries have the last word.
+func (d *description) spin(conf ort.SessionConfig) Outcome {
+	spins, ends, reason := conf.Spin != ort.SpinOff, conf.Spin == ort.SpinInRun, ""
+	for _, entry := range []struct {
+		key string
+		is  *bool
+	}{{keySpinning, &spins}, {keySpinningEnds, &ends}} {
+		if value, ok := d.c.SessionEntries[entry.key]; ok {
+			*entry.is, reason = value == "1", fmt.Sprintf("session_entries win over it, with %s=%s", entry.key, value)
+		}
+	}
+	o := Outcome{Option: "spin", Requested: string(d.c.Spin), Applied: string(SpinOn), Fact: keySpinning}
+	switch {
+	case !spins:
+		o.Applied = string(SpinOff)
+	case ends:
+		o.Applied, o.Fact = string(SpinInRun), keySpinningEnds
+	case conf.Spin == ort.SpinDefault:
+		o.Fact = keySpinningTime
+	}
+	if o.Requested != "" && o.Requested != o.Applied {
+		o.Reason = reason
+	}
+	return o
 }
 
 // choiceText is a choice as a request; nil requests nothing.

@@ -24,7 +24,7 @@ type Model struct {
 	source Source
 	events Events
 
-	changing sync.Mutex // held by Reconfigure
+	changing chan struct{} // room for one: who has sent to it reconfigures
 
 	mu  sync.Mutex
 	now *setup // nil once closed
@@ -51,7 +51,7 @@ func Open(ctx context.Context, from Source, c Config, e Events) (*Model, error) 
 	if err != nil {
 		return nil, err
 	}
-	return &Model{source: from, events: e, now: s}, nil
+	return &Model{source: from, events: e, changing: make(chan struct{}, 1), now: s}, nil
 }
 
 func open(ctx context.Context, from Source, c Config, e Events) (*setup, error) {
@@ -214,14 +214,21 @@ func (s Source) modelFile() (string, error) {
 //
 // Errors: runner.ErrClosed.
 func (m *Model) Use() (r *runner.Runner, release func(), err error) {
+	s, release, err := m.use()
+	if err != nil {
+		return nil, nil, err
+	}
+	return s.runner, release, nil
+}
+
+func (m *Model) use() (s *setup, release func(), err error) {
 	m.mu.Lock()
 	defer m.mu.Unlock()
-	s := m.now
-	if s == nil {
+	if s = m.now; s == nil {
 		return nil, nil, fmt.Errorf("accelerate: %w", runner.ErrClosed)
 	}
 	s.users++
-	return s.runner, sync.OnceFunc(func() { m.leave(s) }), nil
+	return s, sync.OnceFunc(func() { m.leave(s) }), nil
 }
 
 // leave closes a set-up behind its last user.
@@ -262,12 +269,16 @@ func (m *Model) Info() Info {
 
 // Reconfigure opens the model anew as c asks for, beside the set-up that is in use, runs it on one token, and puts it in
 // the other's place. Generations under way finish on the old one, which is then closed. After an error everything is
-// as it was. Both are in memory for a while.
+// as it was. Both are in memory for a while. Of several calls one is at work at a time, and the others wait.
 //
-// Errors: those of Open, and runner.ErrClosed.
+// Errors: those of Open, runner.ErrClosed, and the context's.
 func (m *Model) Reconfigure(ctx context.Context, c Config) error {
-	m.changing.Lock()
-	defer m.changing.Unlock()
+	select {
+	case m.changing <- struct{}{}:
+		defer func() { <-m.changing }()
+	case <-ctx.Done():
+		return fmt.Errorf("accelerate: another call is changing the set-up: %w", ctx.Err())
+	}
 	if _, release, err := m.Use(); err != nil {
 		return err
 	} else {
