@@ -1,6 +1,7 @@
 package accelerate_test
 
 import (
+	"bytes"
 	"context"
 	"io/fs"
 	"os"
@@ -68,6 +69,18 @@ func countOperators(t *testing.T, m *accelerate.Model) map[string]int {
 	return counts
 }
 
+// runs counts the operators that the model's session runs.
+func runs(t *testing.T, m *accelerate.Model) map[string]int {
+	t.Helper()
+	counts := map[string]int{}
+	for _, a := range use(t, m).Info().Assignments {
+		for name, n := range a.Operators {
+			counts[name] += n
+		}
+	}
+	return counts
+}
+
 func use(t *testing.T, m *accelerate.Model) *runner.Runner {
 	t.Helper()
 	r, release, err := m.Use()
@@ -114,9 +127,13 @@ func TestOptionFacts(t *testing.T) {
 		}},
 		{"fused_kernels", "false", func(c *accelerate.Config) { c.FusedKernels = new(false) }, func(t *testing.T, m *accelerate.Model, on bool) {
 			require.Equal(t, on, fused(countOperators(t, m)) == 0)
+			require.Equal(t, on, fused(runs(t, m)) == 0, "ONNX Runtime does not fuse them either")
 		}},
-		{"compile", "off", func(c *accelerate.Config) { c.Compile = accelerate.CompileOff }, func(t *testing.T, m *accelerate.Model, on bool) {
+		{"compile", "off", func(c *accelerate.Config) { c.Compile, c.FusedKernels = accelerate.CompileOff, new(false) }, func(t *testing.T, m *accelerate.Model, on bool) {
 			require.Equal(t, on, !strings.Contains(outcome(t, m, "compile").Fact, root))
+			if on {
+				require.Equal(t, countOperators(t, m), runs(t, m), "the session runs the graph as it was built")
+			}
 		}},
 		{"compile", "reduce_overhead", func(c *accelerate.Config) { c.Compile = accelerate.ReduceOverhead }, func(t *testing.T, m *accelerate.Model, on bool) {
 			s, err := use(t, m).NewSequence()
@@ -193,6 +210,7 @@ func TestSessionFacts(t *testing.T) {
 		{"spin", accelerate.Config{Spin: accelerate.SpinInRun}, func(s ort.SessionConfig) bool { return s.Spin == ort.SpinInRun }},
 		{"spin, with slots", accelerate.Config{Slots: 2}, func(s ort.SessionConfig) bool { return s.Spin == ort.SpinInRun }},
 		{"spin, with reduce_overhead", accelerate.Config{Compile: accelerate.ReduceOverhead}, func(s ort.SessionConfig) bool { return s.Spin == ort.SpinOn }},
+		{"arena", accelerate.Config{Arena: new(false)}, func(s ort.SessionConfig) bool { return s.NoArena }},
 		{"session_entries", accelerate.Config{SessionEntries: map[string]string{"session.disable_prepacking": "1"}}, func(s ort.SessionConfig) bool {
 			return s.ConfigEntries["session.disable_prepacking"] == "1"
 		}},
@@ -209,15 +227,18 @@ func TestSessionFacts(t *testing.T) {
 // the model gives.
 func TestStoredGraph(t *testing.T) {
 	root := ownCache(t)
-	want := logits(t, open(t, quick, accelerate.Config{Compile: accelerate.CompileOff}), 5, 6, 7)
+	open(t, quick, accelerate.Config{Compile: accelerate.CompileOff})
 	require.NoDirExists(t, filepath.Join(root, "sessions"))
 	for _, c := range []struct {
-		why     string
-		prepack bool
-	}{{"optimised", false}, {"packed weights too", true}} {
-		conf := accelerate.Config{Compile: accelerate.CompileDefault, PrepackWeights: c.prepack, Strict: true}
+		why       string
+		precision accelerate.Precision // in fp32, the kernels of all CPUs pack their weights
+		prepack   bool
+	}{{"optimised", accelerate.Int4, false}, {"packed weights too", accelerate.Int4, true}, {"in fp32", accelerate.None, false}, {"packed in fp32", accelerate.None, true}} {
+		conf := accelerate.Config{Precision: c.precision, Compile: accelerate.CompileOff}
+		off := open(t, quick, conf)
+		conf.Compile, conf.PrepackWeights, conf.Strict = accelerate.CompileDefault, c.prepack, true
 		m := open(t, quick, conf)
-		require.InDeltaSlice(t, want, logits(t, m, 5, 6, 7), 1e-3, c.why)
+		require.InDeltaSlice(t, logits(t, off, 5, 6, 7), logits(t, m, 5, 6, 7), 1e-3, c.why)
 		dir := strings.TrimPrefix(outcome(t, m, "compile").Fact, "optimised graph loaded from ")
 		before, err := os.Stat(filepath.Join(dir, "model.onnx"))
 		require.NoError(t, err)
@@ -231,6 +252,13 @@ func TestStoredGraph(t *testing.T) {
 		original, err := os.Stat(m.Info().Model.File + ".data")
 		require.NoError(t, err)
 		require.Equal(t, !c.prepack, os.SameFile(data, original), "weights are linked, not copied, unless they are packed")
+		if c.precision == accelerate.None {
+			graph, err := os.ReadFile(filepath.Join(dir, "model.onnx"))
+			require.NoError(t, err)
+			packed := bytes.Count(graph, []byte("prepacked_0")) // a key of ONNX Runtime's in an initializer's external_data
+			require.Equal(t, c.prepack, packed == countOperators(t, m)["MatMul"]+countOperators(t, m)["com.microsoft.FusedMatMul"], "%s: %d", c.why, packed)
+			require.Equal(t, c.prepack, data.Size() > original.Size(), c.why)
+		}
 	}
 }
 

@@ -72,10 +72,11 @@ func stored(ctx context.Context, file string, o runner.Options, pack bool, e Eve
 		return "", err
 	}
 	conf := runner.SessionConfig(o)
-	key, err := sessionKey(file, conf, pack)
+	identity, err := newGraphKey(file, conf, pack)
 	if err != nil {
 		return "", err
 	}
+	key := identity.String()
 	dir := filepath.Join(root, key)
 	path := filepath.Join(dir, folder.ModelName)
 	if isFile(path) {
@@ -151,31 +152,55 @@ func dataFiles(file string) (files []string, err error) {
 	return files, err
 }
 
-// sessionKey names an optimised graph: by the model, the settings that it was optimised with, the library, and the CPU,
-// whose kernels decide how weights are packed.
-func sessionKey(file string, conf ort.SessionConfig, pack bool) (string, error) {
-	graph, err := contentHash(file)
-	if err != nil {
-		return "", err
+// graphKey is all that an optimised graph depends on.
+type graphKey struct {
+	Graph              string // the hash of its file
+	Data               []dataFile
+	Optimization       ort.Optimization
+	DisabledOptimizers []string
+	Entries            map[string]string // of the session's configuration
+	Packed             bool              // weights are kept as kernels want them
+	Library            string            // ONNX Runtime's version
+	CPU                []string          // instruction sets, which decide how weights are packed
+}
+
+// dataFile stands for the weights in a file: reading them would take longer than optimising the graph.
+type dataFile struct {
+	Path     string
+	Bytes    int64
+	Modified int64 // nanoseconds since 1970
+}
+
+func newGraphKey(file string, conf ort.SessionConfig, pack bool) (graphKey, error) {
+	k := graphKey{
+		Optimization: conf.Optimization, DisabledOptimizers: conf.DisabledOptimizers, Entries: conf.ConfigEntries, Packed: pack,
+		Library: ort.Version(), CPU: machine.Features(),
 	}
-	h := sha256.New()
-	fmt.Fprintf(h, "%s\n%s\n%s\n%v %v %v %v\n", graph, ort.Version(), machine.Features(), conf.Optimization, conf.DisabledOptimizers, conf.ConfigEntries, pack)
+	var err error
+	if k.Graph, err = contentHash(file); err != nil {
+		return k, err
+	}
 	data, err := dataFiles(file)
 	if err != nil {
-		return "", fmt.Errorf("accelerate: %w", err)
+		return k, fmt.Errorf("accelerate: %w", err)
 	}
 	for _, path := range data {
-		info, err := os.Stat(path) // reading the weights would take longer than optimising the graph
-		if err != nil {
-			return "", fmt.Errorf("accelerate: %w", err)
+		info, err := os.Stat(path)
+		if err == nil {
+			path, err = filepath.Abs(path)
 		}
-		whole, err := filepath.Abs(path)
 		if err != nil {
-			return "", fmt.Errorf("accelerate: %w", err)
+			return k, fmt.Errorf("accelerate: %w", err)
 		}
-		fmt.Fprintf(h, "%s %d %d\n", whole, info.Size(), info.ModTime().UnixNano())
+		k.Data = append(k.Data, dataFile{path, info.Size(), info.ModTime().UnixNano()})
 	}
-	return hex.EncodeToString(h.Sum(nil)[:16]), nil
+	return k, nil
+}
+
+// String names the graph's folder.
+func (k graphKey) String() string {
+	sum := sha256.Sum256(fmt.Appendf(nil, "%#v", k)) // in Go's syntax, where each field ends; maps in order
+	return hex.EncodeToString(sum[:16])
 }
 
 // touch marks a folder of the cache as used, which Prune looks at.
