@@ -38,7 +38,7 @@ func kvFlag() cli.Flag {
 // sessionFlags say how a model is run.
 func sessionFlags() []cli.Flag {
 	return []cli.Flag{
-		&cli.StringFlag{Name: "device", Usage: "auto, cpu, cuda, coreml, or an execution provider's name", Value: string(accelerate.DefaultDevice)},
+		&cli.StringFlag{Name: "device", Usage: "auto, cpu, cuda, coreml (or mps), or an execution provider's name", Value: string(accelerate.DefaultDevice)},
 		&cli.IntFlag{Name: "device-id", Usage: "which of several devices"},
 		&cli.StringFlag{Name: "provider", Usage: "execution provider to run on, as `NAME`, or NAME=PATH for a plug-in's library", DefaultText: "see --device"},
 		&cli.StringSliceFlag{Name: "provider-option", Usage: "`KEY=VALUE` for the execution provider, in its own words; may be repeated"},
@@ -59,60 +59,70 @@ func runFlags() []cli.Flag {
 	return append(append(append(configFlags(), made...), graphFlags()...), sessionFlags()...)
 }
 
-// baseConfig is what --config and --preset say.
-func baseConfig(c *cli.Context) (conf accelerate.Config, err error) {
-	for _, name := range []string{"config", "preset"} {
-		if c.IsSet(name) && c.String(name) == "" {
-			return conf, commandUsage(c, "--%s is empty", name)
+// config puts the flags of a command on what --config and --preset say. The error lists all that is wrong with any of them.
+func config(c *cli.Context) (accelerate.Config, error) {
+	conf, faults := baseConfig(c)
+	faults = append(faults, overConfig(c, &conf)...)
+	faults = append(faults, quantizeConfig(c, &conf)...)
+	if err := conf.Validate(); err != nil {
+		faults = append(faults, faultText(err))
+	}
+	if len(faults) > 0 {
+		return conf, commandUsage(c, "%s", strings.Join(faults, "; "))
+	}
+	return conf, nil
+}
+
+// faultText is an error as a part of a list, less the package that it is of.
+func faultText(err error) string {
+	return strings.TrimPrefix(strings.TrimPrefix(err.Error(), "quantize: "), "accelerate: ")
+}
+
+// baseConfig is what --config and --preset say, and what is wrong with that.
+func baseConfig(c *cli.Context) (conf accelerate.Config, faults []string) {
+	path, name := c.String("config"), c.String("preset")
+	for _, flag := range []string{"config", "preset"} {
+		if c.IsSet(flag) && c.String(flag) == "" {
+			faults = append(faults, fmt.Sprintf("--%s is empty", flag))
 		}
 	}
-	if path := c.String("config"); path != "" {
+	if path != "" && name != "" {
+		faults = append(faults, "--preset or --config, not both; a file may name its preset")
+	}
+	if path != "" {
+		var err error
 		if conf, err = accelerate.ReadConfig(path); err != nil {
-			return conf, err
+			faults = append(faults, faultText(err))
 		}
 	}
-	if name := c.String("preset"); name != "" {
-		if c.IsSet("config") {
-			return conf, commandUsage(c, "--preset or --config, not both; a file may name its preset")
-		}
+	if name != "" {
 		p, err := accelerate.ParsePreset(name)
 		if err != nil {
-			return conf, commandUsage(c, "%s", strings.TrimPrefix(err.Error(), "accelerate: "))
+			return conf, append(faults, faultText(err))
 		}
 		p.Apply(&conf)
 	}
-	return conf, nil
+	return conf, faults
 }
 
-// config puts the flags of a command on what --config and --preset say.
-func config(c *cli.Context) (accelerate.Config, error) {
-	conf, err := baseConfig(c)
-	if err != nil {
-		return conf, err
-	}
-	if err := overConfig(c, &conf); err != nil {
-		return conf, err
-	}
-	if err := quantizeConfig(c, &conf); err != nil {
-		return conf, err
-	}
-	if err := conf.Validate(); err != nil {
-		return conf, commandUsage(c, "%s", strings.TrimPrefix(err.Error(), "accelerate: "))
-	}
-	return conf, nil
-}
-
-// overConfig puts those flags on conf that were given, of the ones that the command has.
-func overConfig(c *cli.Context, conf *accelerate.Config) error {
+// overConfig puts those flags on conf that were given, of the ones that the command has, and lists what is wrong with them.
+func overConfig(c *cli.Context, conf *accelerate.Config) (faults []string) {
+	fault := func(format string, args ...any) { faults = append(faults, fmt.Sprintf(format, args...)) }
 	for _, name := range []string{"precision", "algo", "scale", "smoothquant", "range", "int8-weights", "dtype", "target", "calibration", "statistics", "attention", "kv", "kv-scales", "device", "compile", "provider"} {
 		if c.IsSet(name) && c.String(name) == "" {
-			return commandUsage(c, "--%s is empty", name)
+			fault("--%s is empty", name)
 		}
 	}
-	for _, name := range []string{"threads", "prefill-chunk", "max-context"} {
-		// A benchmark's --threads is a list, which it reads itself.
-		if v, ok := c.Value(name).(int); ok && c.IsSet(name) && v < 1 {
-			return commandUsage(c, "--%s is %d: want 1 or more", name, v)
+	for _, n := range []struct {
+		name  string
+		field *int
+	}{{"threads", &conf.Threads}, {"prefill-chunk", &conf.PrefillChunk}, {"max-context", &conf.MaxContext}} {
+		switch v, ok := c.Value(n.name).(int); {
+		case !ok || !c.IsSet(n.name): // a benchmark's --threads is a list, which it reads itself
+		case v < 1:
+			fault("--%s is %d: want 1 or more", n.name, v)
+		default:
+			*n.field = v
 		}
 	}
 	over(c, "dtype", (*string)(&conf.DType), c.String)
@@ -130,31 +140,25 @@ func overConfig(c *cli.Context, conf *accelerate.Config) error {
 	over(c, "device-id", &conf.DeviceID, c.Int)
 	over(c, "compile", (*string)(&conf.Compile), c.String)
 	over(c, "prepack-weights", &conf.PrepackWeights, c.Bool)
-	over(c, "threads", &conf.Threads, c.Int)
-	over(c, "prefill-chunk", &conf.PrefillChunk, c.Int)
-	over(c, "max-context", &conf.MaxContext, c.Int)
 	over(c, "slots", &conf.Slots, c.Int)
 	over(c, "strict", &conf.Strict, c.Bool)
 	if c.IsSet("fused-kernels") {
 		conf.FusedKernels = new(c.Bool("fused-kernels"))
 	}
-	if err := overProvider(c, conf); err != nil {
-		return err
-	}
+	faults = append(faults, overProvider(c, conf)...)
 	set, _ := c.Generic("set").(*assignments) // not all commands have it
 	if set == nil {
-		return nil
+		return faults
 	}
 	for _, a := range *set {
 		key, value, ok := strings.Cut(a, "=")
 		if !ok || key == "" {
-			return commandUsage(c, "--set %q: want KEY=VALUE", a)
-		}
-		if err := conf.Set(key, value); err != nil {
-			return commandUsage(c, "--set %s: %s", a, strings.TrimPrefix(err.Error(), "accelerate: "))
+			fault("--set %q: want KEY=VALUE", a)
+		} else if err := conf.Set(key, value); err != nil {
+			fault("--set %s: %s", a, faultText(err))
 		}
 	}
-	return nil
+	return faults
 }
 
 // assignments are the values of a flag that is repeated, and that may have commas in it.
@@ -174,23 +178,28 @@ func over[T any](c *cli.Context, name string, field *T, value func(string) T) {
 	}
 }
 
-func overProvider(c *cli.Context, conf *accelerate.Config) error {
-	if c.IsSet("provider") {
+// overProvider is overConfig for the flags of a provider.
+func overProvider(c *cli.Context, conf *accelerate.Config) (faults []string) {
+	if provider := c.String("provider"); provider != "" {
 		if c.IsSet("device") {
-			return commandUsage(c, "--device or --provider, not both")
+			faults = append(faults, "--device or --provider, not both")
 		}
-		name, path, _ := strings.Cut(c.String("provider"), "=")
+		name, path, library := strings.Cut(provider, "=")
+		if name == "" || library && path == "" {
+			faults = append(faults, fmt.Sprintf("--provider %q: want NAME, or NAME=PATH for a plug-in's library", provider))
+		}
 		conf.Device, conf.ProviderLibrary = accelerate.Device(name), path
 	}
 	for _, option := range c.StringSlice("provider-option") {
 		key, value, ok := strings.Cut(option, "=")
 		if !ok || key == "" {
-			return commandUsage(c, "--provider-option %q: want KEY=VALUE", option)
+			faults = append(faults, fmt.Sprintf("--provider-option %q: want KEY=VALUE", option))
+			continue
 		}
 		if conf.ProviderOptions == nil {
 			conf.ProviderOptions = map[string]string{}
 		}
 		conf.ProviderOptions[key] = value
 	}
-	return nil
+	return faults
 }

@@ -115,7 +115,7 @@ func TestBenchSubcommandErrors(t *testing.T) {
 		{"nothing to run", "ab a b -p 0 -n 0", exitUsage, "nothing to measure"},
 		{"another form", "ab a b -o csv", exitUsage, "want md or json"},
 		{"a configuration without a model", "ab " + config + " b", exitUsage, "name the model that is run with it with --model"},
-		{"a configuration that is none", "ab " + broken + " b --model m", exitError, `unknown field "n_threads"`},
+		{"a configuration that is none", "ab " + broken + " b --model m", exitError, `there is no option "n_threads"`},
 		{"a configuration that asks for nonsense", "ab " + config + " b --model " + checkpoint, exitError, `"int5"`},
 		{"a program without a model", "ab " + program + " b", exitUsage, "name the model that it is to run with --model"},
 		{"no such side", "ab no/such/model b", exitError, "no such file or folder"},

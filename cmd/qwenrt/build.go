@@ -76,12 +76,11 @@ func words[T ~string](all []T) string {
 	return strings.Join(list, ", ")
 }
 
-// quantizeConfig reads the flags of quantizeFlags that are set.
-func quantizeConfig(c *cli.Context, conf *accelerate.Config) error {
-	var faults []string
+// quantizeConfig is overConfig for the flags of quantizeFlags.
+func quantizeConfig(c *cli.Context, conf *accelerate.Config) (faults []string) {
 	fault := func(err error) {
 		if err != nil {
-			faults = append(faults, strings.TrimPrefix(strings.TrimPrefix(err.Error(), "quantize: "), "accelerate: "))
+			faults = append(faults, faultText(err))
 		}
 	}
 	var err error
@@ -89,10 +88,7 @@ func quantizeConfig(c *cli.Context, conf *accelerate.Config) error {
 		conf.Method, err = quantize.ParseMethod(c.String("algo"))
 		fault(err)
 	}
-	if c.IsSet("precision") {
-		conf.Precision, err = accelerate.ParsePrecision(c.String("precision"))
-		fault(err)
-	}
+	over(c, "precision", (*string)(&conf.Precision), c.String)
 	if c.IsSet("int8-weights") {
 		conf.Integers.Weights, err = quantize.ParseInt8Weights(c.String("int8-weights"))
 		fault(err)
@@ -146,10 +142,7 @@ func quantizeConfig(c *cli.Context, conf *accelerate.Config) error {
 	over(c, "statistics", &k.Statistics, c.String)
 	over(c, "damping", &k.GPTQ.Damping, c.Float64)
 	over(c, "in-order", &k.GPTQ.InOrder, c.Bool)
-	if len(faults) > 0 {
-		return commandUsage(c, "%s", strings.Join(faults, "; "))
-	}
-	return nil
+	return faults
 }
 
 func (p *program) buildCommand() *cli.Command {

@@ -56,15 +56,21 @@ func TestConfigFlags(t *testing.T) {
 		want string
 		code int
 	}{
-		{[]string{"--config", file}, `unknown field "thread"`, exitError},
-		{[]string{"--config", file + "x"}, "no such file", exitError},
+		{[]string{"--config", file}, `there is no option "thread"`, exitUsage},
+		{[]string{"--config", file + "x"}, "no such file", exitUsage},
 		{[]string{"--preset", "fast"}, `preset "fast": want development`, exitUsage},
 		{[]string{"--device", "cpu", "--provider", "x"}, "--device or --provider", exitUsage},
 		{[]string{"--provider-option", "x"}, "want KEY=VALUE", exitUsage},
 		{[]string{"--set", "spin"}, `--set "spin": want KEY=VALUE`, exitUsage},
 		{[]string{"--set", "thread=1"}, `--set thread=1: there is no option "thread"`, exitUsage},
-		{[]string{"--set", "slots=two"}, `--set slots=two: option "slots": [1:1]`, exitUsage},
+		{[]string{"--set", "slots=two"}, `--set slots=two: slots "two": want a whole number`, exitUsage},
 		{[]string{"--set", "spin=of", "--set", "compile=fast"}, `compile "fast": want off, default, reduce_overhead or max_autotune; spin "of": want on`, exitUsage},
+		{[]string{"--config", file, "--preset", "fast", "--threads", "0", "--precision", "int3", "--attention", "fast", "--provider", "Mine=", "--provider-option", "x", "--set", "slots=1.5"},
+			`info: --preset or --config, not both; a file may name its preset; configuration ` + file + `: [1:1] there is no option "thread"; ` +
+				`preset "fast": want development, cpu-production, gpu-production, apple or low-memory; --threads is 0: want 1 or more; ` +
+				`--provider "Mine=": want NAME, or NAME=PATH for a plug-in's library; --provider-option "x": want KEY=VALUE; --set slots=1.5: slots "1.5": want a whole number; ` +
+				`precision "int3": want none, fp16, bf16, int4, int8, dynamic-int8 or static-int8; attention "fast": want flash, memory_efficient or plain; see`, exitUsage},
+		{[]string{"--provider", "=x.so"}, `--provider "=x.so": want NAME`, exitUsage},
 		{[]string{"--max-context", "0"}, "--max-context is 0", exitUsage},
 		{[]string{"--attention", "fast", "--compile", "fast", "--kv", "fast"}, `attention "fast": want flash, memory_efficient or plain; compile "fast"`, exitUsage},
 	} {

@@ -31,20 +31,11 @@ const (
 	StaticInt8            = Precision(quantize.StaticInt8)  // activations have calibrated ranges
 )
 
-// Precisions lists what ParsePrecision takes.
+// Precisions lists all of them. As a user writes them they may have underscores for hyphens, and capitals.
 func Precisions() []Precision { return append([]Precision{None, Half, Brain}, Quantized()...) }
 
 // Quantized lists the precisions that quantise something.
 func Quantized() []Precision { return []Precision{Int4, Int8, DynamicInt8, StaticInt8} }
-
-// ParsePrecision reads a precision as a user writes it, with hyphens or underscores.
-func ParsePrecision(s string) (Precision, error) {
-	p := Precision(strings.ReplaceAll(strings.ToLower(s), "_", "-"))
-	if !slices.Contains(Precisions(), p) {
-		return "", fmt.Errorf("accelerate: precision %q: want %s", s, precisionNames())
-	}
-	return p, nil
-}
 
 // precisionNames are those of Precisions, for a message.
 func precisionNames() string {
@@ -288,6 +279,10 @@ func (c Config) resolve() (settings, error) {
 		}
 		c.DType, s.Precision = DType(s.Precision), None
 	}
+	if !slices.Contains(Precisions(), s.Precision) {
+		fault("precision %q: want %s", s.Precision, precisionNames())
+		s.Precision, c.Integers = Int4, Integers{} // what else is wrong is found all the same
+	}
 	s.Convert = c.DType.ir()
 	s.DType = cmp.Or(c.DType, c.Device.dtype())
 	s.resolveSmoothing(c, fault)
@@ -304,8 +299,6 @@ func (c Config) resolve() (settings, error) {
 		if c.TargetBits != 0 && (c.BlockSize != 0 || s.Precision != Int4) {
 			fault("target bits choose precision and block size: leave those out")
 		}
-	default:
-		fault("precision %q: want %s", s.Precision, precisionNames())
 	}
 	if !(s.TargetBits >= 0) || math.IsInf(s.TargetBits, 0) {
 		fault("target bits %v: want a positive number", s.TargetBits)
@@ -326,14 +319,14 @@ func (c Config) resolve() (settings, error) {
 	if s.DType.ir() == ir.Undefined {
 		fault("dtype %q: want fp32, fp16 or bf16", s.DType)
 	}
+	o := s.optimization()
+	o.Lenient = true // whether the target has kernels is no fault of the Config; see supported
 	if _, err := graphopt.ParseTarget(string(s.Target)); err != nil {
 		fault("target %q: want cpu, cuda or coreml", s.Target)
-	} else {
-		o := s.optimization()
-		o.Lenient = true // whether the target has kernels is no fault of the Config; see supported
-		if err := graphopt.Check(passes.All(), o); err != nil {
-			fault("%s", flat(err))
-		}
+		o.Target, o.Only, o.Disable = graphopt.CPU, nil, slices.Concat(o.Only, o.Disable) // names of passes are wrong for any
+	}
+	if err := graphopt.Check(passes.All(), o); err != nil {
+		fault("%s", flat(err))
 	}
 	if (c.Sequence == 0) != (c.Total == 0) || c.Sequence < 0 || c.Total < c.Sequence {
 		fault("sequence %d of total %d: want both, the second at least as large, or neither", c.Sequence, c.Total)

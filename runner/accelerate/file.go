@@ -1,13 +1,9 @@
 package accelerate
 
 import (
-	"errors"
 	"fmt"
 	"io"
 	"os"
-	"strings"
-
-	"github.com/goccy/go-yaml"
 )
 
 // maxConfig is far above any configuration file.
@@ -15,7 +11,8 @@ const maxConfig = 1 << 20
 
 // ReadConfig reads a configuration file, YAML or JSON, whose keys are those in the tags of Config, and beside them
 // preset, the name of one on whose settings the file's own are put. The result is not yet validated: what flags
-// add to it may mend it.
+// add to it may mend it. The error lists all that cannot be read, with its places; the rest is in the result, for those who go on
+// to say what else is wrong. Of YAML, anchors, aliases and tags are left out.
 func ReadConfig(path string) (Config, error) {
 	f, err := os.Open(path)
 	if err != nil {
@@ -31,39 +28,34 @@ func ReadConfig(path string) (Config, error) {
 		c, err = ParseConfig(text)
 	}
 	if err != nil {
-		return Config{}, fmt.Errorf("accelerate: configuration %s: %w", path, err)
+		err = fmt.Errorf("accelerate: configuration %s: %w", path, err)
 	}
-	return c, nil
+	return c, err
 }
 
 // ParseConfig is ReadConfig for the text of a file.
 func ParseConfig(text []byte) (Config, error) {
+	var named struct {
+		Preset presetName `yaml:"preset"`
+	}
+	_ = decode(text, &named) // what is wrong is found below
 	var file struct {
-		Preset string `yaml:"preset"`
+		Preset presetName `yaml:"preset"`
 		Config `yaml:",inline"`
 	}
-	var named struct {
-		Preset string `yaml:"preset"`
-	}
-	if err := decode(text, &named); err != nil {
-		return Config{}, err
-	}
-	if named.Preset != "" {
-		p, err := ParsePreset(named.Preset)
-		if err != nil {
-			return Config{}, err
-		}
+	if p, err := ParsePreset(string(named.Preset)); err == nil {
 		p.Apply(&file.Config)
 	}
-	err := decode(text, &file, yaml.Strict())
+	err := decode(text, &file)
 	return file.Config, err
 }
 
-// decode gives errors in one line, with the place: "[3:1] unknown field "thread"".
-func decode(text []byte, into any, options ...yaml.DecodeOption) error {
-	err := yaml.UnmarshalWithOptions(text, into, options...)
-	if err == nil || errors.Is(err, io.EOF) { // an empty file asks for nothing
-		return nil
-	}
-	return errors.New(strings.Join(strings.Fields(yaml.FormatError(err, false, false)), " "))
+// presetName is that of a preset.
+type presetName string
+
+// UnmarshalText reads what ParsePreset reads.
+func (n *presetName) UnmarshalText(text []byte) error {
+	p, err := ParsePreset(string(text))
+	*n = presetName(p.Name)
+	return err
 }

@@ -4,6 +4,7 @@ import (
 	"cmp"
 	"context"
 	"regexp"
+	"slices"
 
 	"github.com/qwenrt/qwenrt/graphopt"
 	"github.com/qwenrt/qwenrt/graphopt/ir"
@@ -38,7 +39,7 @@ const (
 // resolveKV reports what is wrong with what c says about the cache.
 func (s *settings) resolveKV(c Config, fault func(string, ...any)) {
 	if !c.KV.Quantized() {
-		if c.KVScales != "" {
+		if c.KVScales != "" && slices.Contains([]KVType{"", KVFP32, KVFP16, KVBF16}, c.KV) {
 			fault("kv_scales %q, and no quantised KV cache: want kv int8 or int4", c.KVScales)
 		}
 		return

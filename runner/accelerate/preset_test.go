@@ -54,12 +54,29 @@ func TestReadConfig(t *testing.T) {
 		{"a preset, and more", "preset: low-memory\nprefill_chunk: 32\n", accelerate.Config{
 			Precision: accelerate.Int4, Device: accelerate.CPU, Attention: accelerate.MemoryEfficient, PrefillChunk: 32, PrepackWeights: true,
 		}, ""},
-		{"a slip of the pen, with its place", "device: cpu\nthread: 3\n", accelerate.Config{}, `[2:1] unknown field "thread"`},
-		{"another type", "threads: many\n", accelerate.Config{}, "[1:10]"},
+		{"a slip of the pen, with its place", "device: cpu\nthread: 3\n", accelerate.Config{}, `[2:1] there is no option "thread"`},
+		{"another type", "threads: many\n", accelerate.Config{}, `[1:10] threads "many": want a whole number`},
 		{"no such preset", "preset: fast\n", accelerate.Config{}, `preset "fast"`},
+		{"all faults, with their places", "preset: fast\nthread: 1\nprefill_chunk: 1.5\ncalibration:\n  sample: 2\n  seed: -1\ncompiles: off\n", accelerate.Config{},
+			`[1:9] preset: preset "fast": want development, cpu-production, gpu-production, apple or low-memory; [2:1] there is no option "thread"; ` +
+				`[3:16] prefill_chunk "1.5": want a whole number; [5:3] there is no option "calibration.sample"; ` +
+				`[6:9] calibration.seed "-1": want a whole number, 0 or more; [7:1] there is no option "compiles"`},
+		{"all faults in JSON", `{"threads": "2", "strict": 1, "rules": [{}, "x"], "passes": "a", "session_entries": {"a": []}, "kv": {}, "integers": 3}`, accelerate.Config{},
+			`[1:13] threads "2": want a whole number; [1:28] strict "1": want true or false; [1:41] rules: want text; [1:45] rules: rule "x": want GLOB=VALUE, such as ` +
+				`'model.layers.0.*=int8'; [1:61] passes "a": want a list; [1:91] session_entries.a: want text; [1:102] kv: want text; [1:118] integers "3": want options, each as NAME: VALUE`},
+		{"numbers", "threads: 0x10\ntarget_bits: 5\ncalibration: {seed: 18446744073709551615, gptq: {damping: 1e-3}}\nprovider_library: 1.50\n", accelerate.Config{
+			Threads: 16, TargetBits: 5, ProviderLibrary: "1.50",
+			Calibration: accelerate.Calibration{Seed: 1<<64 - 1, GPTQ: quantize.GPTQOptions{Damping: 1e-3}},
+		}, ""},
+		{"too many digits", "threads: 99999999999999999999\nqueue: 9223372036854775808\n", accelerate.Config{}, `[1:10] threads "99999999999999999999": want a whole number; [2:8] queue`},
+		{"a quoted number", "least: 1\nintegers: {least_snr: '3'}\n", accelerate.Config{}, `least_snr "3": want a number`},
+		{"the default, of a preset's too", "preset: low-memory\nprefill_chunk:\nprepack_weights: null\ndevice: cpu\nattention: ~\n", accelerate.Config{Precision: accelerate.Int4, Device: accelerate.CPU}, ""},
+		{"a list", "- threads\n", accelerate.Config{}, "[1:1] want options"},
+		{"two documents", "threads: 1\n---\nthreads: 2\n", accelerate.Config{}, "2 documents: want one"},
 		{"no YAML", "a: [", accelerate.Config{}, "[1:"},
 		{"a bad rule", "rules: ['x']\n", accelerate.Config{}, "GLOB=VALUE"},
-		{"twice", "threads: 1\nthreads: 2\n", accelerate.Config{}, `"threads" already defined`},
+		{"twice", "threads: 1\nthreads: 2\n", accelerate.Config{}, "[2:1] threads is there twice"},
+		{"an entry twice", "session_entries: {a: 1, a: 2}\n", accelerate.Config{}, "session_entries.a is there twice"},
 	} {
 		path := filepath.Join(t.TempDir(), "qwenrt.yaml")
 		require.NoError(t, os.WriteFile(path, []byte(c.text), 0o666))
@@ -73,6 +90,29 @@ func TestReadConfig(t *testing.T) {
 		require.NoError(t, err, c.why)
 		require.Equal(t, c.want, got, c.why)
 	}
-	_, err := accelerate.ReadConfig(filepath.Join(t.TempDir(), "none"))
+	c, err := accelerate.ParseConfig([]byte("preset: low-memory\nthread: 2\nthreads: 3\nblock_size: many\nqueue: -1\n"))
+	require.Error(t, err)
+	require.Equal(t, accelerate.MemoryEfficient, c.Attention, "what is right is read")
+	require.Equal(t, 3, c.Threads)
+	require.ErrorContains(t, c.Validate(), "queue is -1", "so that the rest can be checked")
+	_, err = accelerate.ReadConfig(filepath.Join(t.TempDir(), "none"))
 	require.ErrorIs(t, err, os.ErrNotExist)
+}
+
+// FuzzParseConfig holds that any text gives a configuration or an error of one line.
+func FuzzParseConfig(f *testing.F) {
+	for _, text := range []string{
+		"", "device: cpu\nthreads: 3\nrules: ['*head*=int8:b64']\n", `{"calibration": {"gptq": {"damping": 0.5}}, "provider_options": {"a": "b"}}`,
+		"preset: apple\nprovider_options:\n  a: |\n    b\n", "threads: 1\nthreads: 2", "? a\n: b", "<<: *x", "a: &x [*x]", "- 1", "kv: !!str 8", "a: [", "integers: {least_snr: .nan}",
+	} {
+		f.Add([]byte(text))
+	}
+	f.Fuzz(func(t *testing.T, text []byte) {
+		c, err := accelerate.ParseConfig(text)
+		if err != nil {
+			require.NotContains(t, err.Error(), "\n")
+			return
+		}
+		_ = c.Validate()
+	})
 }

@@ -39,25 +39,27 @@ func (c *Config) Set(key, value string) error {
 		v.SetString(value)
 		return nil
 	}
-	pointer := v.Kind() == reflect.Pointer
-	into := reflect.New(v.Type())
-	if pointer {
-		into = reflect.New(v.Type().Elem())
-	}
-	if err := decode([]byte(value), into.Interface()); err != nil {
+	n, err := parse([]byte(value))
+	if err != nil {
 		return fmt.Errorf("accelerate: option %q: %w", key, err)
 	}
-	if !pointer {
-		into = into.Elem()
+	var r reader
+	if r.read(n, v, key); r.err() != nil {
+		return fmt.Errorf("accelerate: %w", r.err())
 	}
-	v.Set(into)
 	return nil
 }
 
-// option is the field of a struct with this name in its tag; not valid where there is none.
+// option is the field of a struct with this name in its tag, or in that of a struct within that is inline; not valid where there
+// is none.
 func option(v reflect.Value, name string) reflect.Value {
 	for i := range v.NumField() {
-		if v.Type().Field(i).Tag.Get("yaml") == name {
+		switch tag := v.Type().Field(i).Tag.Get("yaml"); {
+		case tag == ",inline":
+			if field := option(v.Field(i), name); field.IsValid() {
+				return field
+			}
+		case tag == name && name != "":
 			return v.Field(i)
 		}
 	}

@@ -1,6 +1,7 @@
 package accelerate_test
 
 import (
+	"reflect"
 	"testing"
 
 	"github.com/stretchr/testify/require"
@@ -30,8 +31,12 @@ func TestSet(t *testing.T) {
 		{"no such part", "threads.n", "1", accelerate.Config{}, `no option "threads.n"`},
 		{"no name", "", "1", accelerate.Config{}, `no option ""`},
 		{"a whole map", "session_entries", "{a: b}", accelerate.Config{}, "session_entries.NAME"},
-		{"another type", "threads", "many", accelerate.Config{}, `option "threads": [1:1]`},
-		{"another type, within", "calibration.samples", "few", accelerate.Config{}, `option "calibration.samples"`},
+		{"another type", "threads", "many", accelerate.Config{}, `accelerate: threads "many": want a whole number`},
+		{"a fraction", "prefill_chunk", "1.5", accelerate.Config{}, `prefill_chunk "1.5": want a whole number`},
+		{"several faults", "rules", "[x, 'y=z']", accelerate.Config{}, `rules: rule "x": want GLOB=VALUE, such as 'model.layers.0.*=int8'; rules: rule "y=z"`},
+		{"no YAML", "rules", "[x", accelerate.Config{}, `option "rules": [1:1]`},
+		{"the default", "huge_pages", "", accelerate.Config{SessionEntries: entries}, ""},
+		{"another type, within", "calibration.samples", "few", accelerate.Config{}, `calibration.samples "few": want a whole number`},
 	} {
 		got := accelerate.Config{SessionEntries: entries}
 		err := got.Set(c.key, c.value)
@@ -44,4 +49,40 @@ func TestSet(t *testing.T) {
 		require.Equal(t, c.want, got, c.why)
 	}
 	require.Len(t, entries, 1, "the map of another configuration")
+}
+
+// TestSetEveryOption sets each option that a Config has, by its name in configuration files.
+func TestSetEveryOption(t *testing.T) {
+	samples := map[reflect.Type]string{
+		reflect.TypeFor[[]string]():          "[a, b]",
+		reflect.TypeFor[[]quantize.Rule]():   "['a=int8']",
+		reflect.TypeFor[*bool]():             "true",
+		reflect.TypeFor[*float64]():          "1.5",
+		reflect.TypeFor[map[string]string](): "v",
+	}
+	kinds := map[reflect.Kind]string{reflect.String: "text", reflect.Bool: "true", reflect.Int: "3", reflect.Int64: "4", reflect.Uint64: "5", reflect.Float64: "2.5"}
+	var set func(c *accelerate.Config, t *testing.T, v reflect.Value, prefix string)
+	set = func(c *accelerate.Config, t *testing.T, v reflect.Value, prefix string) {
+		for i := range v.NumField() {
+			field := v.Type().Field(i)
+			name := prefix + field.Tag.Get("yaml")
+			require.NotEqual(t, prefix, name, "%s has no name", field.Name)
+			if field.Type.Kind() == reflect.Struct {
+				set(c, t, v.Field(i), name+".")
+				continue
+			}
+			sample := samples[field.Type]
+			if sample == "" {
+				sample = kinds[field.Type.Kind()]
+			}
+			if field.Type.Kind() == reflect.Map {
+				name += ".key"
+			}
+			require.NotEmpty(t, sample, "%s is of a kind that this test does not know", name)
+			require.NoError(t, c.Set(name, sample), name)
+			require.False(t, v.Field(i).IsZero(), name)
+		}
+	}
+	var c accelerate.Config
+	set(&c, t, reflect.ValueOf(&c).Elem(), "")
 }

@@ -58,7 +58,7 @@ func ReadProfile(model string) (*Profile, error) {
 		return nil, fmt.Errorf("accelerate: %w", err)
 	}
 	p := &Profile{}
-	if err := decode(text, p, yaml.Strict()); err != nil {
+	if err := decode(text, p); err != nil {
 		return nil, fmt.Errorf("accelerate: profile %s: %w", path, err)
 	}
 	if p.Machine != Machine() || p.Model != model || p.ORTVersion != ort.Version() {
