@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"math"
 	"slices"
+	"sync/atomic"
 	"testing"
 
 	"github.com/stretchr/testify/require"
@@ -65,6 +66,33 @@ func TestChunks(t *testing.T) {
 				require.LessOrEqual(t, reftest.MaxError(t, last, want[(n-1)*vocab:], vocab), tolerance, "%d tokens prefilled", n)
 			}
 		})
+	}
+}
+
+// TestScoresBytes holds that chunks of a prompt shrink as the tokens before them grow, so that scores stay below their bound.
+func TestScoresBytes(t *testing.T) {
+	const heads, tokens = 4, 100
+	for _, c := range []struct {
+		why   string
+		bytes int64
+		runs  []int // tokens in each
+	}{
+		{"no bound", 0, []int{40, 40, 20}},
+		{"n*(past+n) is at most 400", 4 * heads * 400, []int{20, 12, 9, 8, 7, 6, 5, 5, 5, 4, 4, 4, 4, 4, 3}},
+		{"one token always runs", 1, slices.Repeat([]int{1}, tokens)},
+	} {
+		m := toy{heads: heads, files: map[string]string{"config.json": fmt.Sprintf(`{"max_position_embeddings": %d, "num_attention_heads": %d}`, toyContext, heads)}}
+		r := m.open(t, runner.Options{PrefillChunk: 40, ScoresBytes: c.bytes})
+		s := sequence(t, r)
+		var runs []int
+		before := 0
+		require.NoError(t, s.Score(t.Context(), m.prompt(tokens), func(i int, _ []float32) error {
+			if i+1 == s.Len() { // the last of a run
+				runs, before = append(runs, s.Len()-before), s.Len()
+			}
+			return nil
+		}))
+		require.Equal(t, c.runs, runs, c.why)
 	}
 }
 
@@ -267,29 +295,54 @@ func TestCancelPrefill(t *testing.T) {
 	}
 }
 
-// TestCancelRun ends the context while a run may be under way, or before it, or behind it: whichever it
-// is, the sequence is whole.
+// looked is a context that ends behind the nth look at it.
+type looked struct {
+	context.Context
+	end   context.CancelFunc
+	looks atomic.Int32
+	n     int32
+}
+
+func (c *looked) Err() error {
+	err := c.Context.Err()
+	if c.looks.Add(1) == c.n {
+		c.end()
+	}
+	return err
+}
+
+// TestCancelRun ends the context between the last look at it before a run and the end of that run, which is that of the
+// whole prompt: it must be stopped, and nothing stays, of what a prefix cache has given neither.
 func TestCancelRun(t *testing.T) {
-	m := shapes["shared cache"]
-	r := m.open(t, runner.Options{})
-	s := sequence(t, r)
-	before, more := m.prompt(20), m.prompt(1000)
-	_, err := s.Prefill(t.Context(), before)
-	require.NoError(t, err)
-	for range 20 {
-		ctx, cancel := context.WithCancel(t.Context())
-		begin := make(chan struct{})
-		go func() {
-			<-begin
-			cancel()
-		}()
-		close(begin)
-		if _, err := s.Prefill(ctx, more); err != nil {
-			requireError(t, err, context.Canceled, "cancel")
-		} else {
-			require.NoError(t, s.Truncate(len(before)))
-		}
-		requireFresh(t, r, s, before)
+	m := toy{layers: 2, heads: 4, kvHeads: 2, headDim: 16, rotary: toyContext}
+	for why, o := range map[string]runner.Options{
+		"alone":             {PrefillChunk: 1000},
+		"with known tokens": {PrefillChunk: 1000, PrefixCache: 1 << 20},
+		"in a slot":         {PrefillChunk: 1000, PrefixCache: 1 << 20, Slots: 2},
+	} {
+		t.Run(why, func(t *testing.T) {
+			r := m.open(t, o)
+			prompt := m.prompt(1000)
+			_, known := generated(t, r, prompt[:100], 1)
+			require.Zero(t, known)
+			d := decoderOf(t, r, prompt[:1])
+			for _, look := range []int32{1, 2} { // Watch looks first
+				var err error
+				for try := 0; err == nil && try < 100; try++ { // a run may be over before the request has come to it
+					require.NoError(t, d.Truncate(0))
+					ctx, end := context.WithCancel(t.Context())
+					_, err = d.Prefill(&looked{Context: ctx, end: end, n: look}, prompt)
+					end()
+				}
+				requireError(t, err, context.Canceled, "cancel")
+				require.Zero(t, d.Len())
+			}
+			got, err := d.Prefill(t.Context(), prompt)
+			require.NoError(t, err)
+			want, err := sequence(t, r).Prefill(t.Context(), prompt)
+			require.NoError(t, err)
+			require.LessOrEqual(t, reftest.MaxError(t, got, want, len(want)), 1e-4)
+		})
 	}
 }
 
