@@ -249,6 +249,7 @@ func TestOptimizationFields(t *testing.T) {
 	}
 }
 
+// Sessions run with each of them; what they do is in TestThreads, TestNoArena and TestEntriesOfFields.
 func TestOtherFieldsAreTaken(t *testing.T) {
 	for name, config := range map[string]ort.SessionConfig{
 		"threads":   {Threads: 2, InterOpThreads: 2},
