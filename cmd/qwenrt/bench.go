@@ -146,6 +146,29 @@ func chunks(c *cli.Context, o runner.Options) []int {
 	return []int{cmp.Or(o.PrefillChunk, runner.DefaultPrefillChunk)}
 }
 
+// checker gives what looks at the sessions of a benchmark: what was asked for and is not applied is told with the first of them,
+// or is an error.
+func (p *program) checker(m *accelerate.Prepared) func(*runner.Runner) error {
+	told := false
+	return func(r *runner.Runner) error {
+		info, err := m.Info(r)
+		if err == nil && !told { // once, for sessions differ in threads and chunks alone
+			told = true
+			p.tellUnapplied(info)
+		}
+		return err
+	}
+}
+
+// check is checker for measurements that open the model themselves: it opens it before they do.
+func (p *program) check(c *cli.Context, m *accelerate.Prepared) error {
+	r, err := runner.Open(c.Context, m.File, m.Options)
+	if err != nil {
+		return err
+	}
+	return errors.Join(p.checker(m)(r), r.Close())
+}
+
 func (p *program) benchSpeed(c *cli.Context, m *accelerate.Prepared, config bench.Config) (err error) {
 	w, err := bench.NewWriter(p.stdout, bench.Format(c.String("output")))
 	if err != nil {
@@ -164,11 +187,12 @@ func (p *program) benchSpeed(c *cli.Context, m *accelerate.Prepared, config benc
 			err = errors.Join(err, w.Close())
 		}
 	}()
+	check := p.checker(m)
 	for _, threads := range threadCounts(c, m.Options) {
 		for _, batch := range chunks(c, m.Options) {
 			o := m.Options
 			o.Threads, o.PrefillChunk = threads, batch
-			if err := p.benchSession(c, m.File, o, config, writers); err != nil {
+			if err := p.benchSession(c, m.File, o, config, check, writers); err != nil {
 				return err
 			}
 		}
@@ -176,7 +200,7 @@ func (p *program) benchSpeed(c *cli.Context, m *accelerate.Prepared, config benc
 	return nil
 }
 
-func (p *program) benchSession(c *cli.Context, path string, o runner.Options, config bench.Config, writers []*bench.Writer) error {
+func (p *program) benchSession(c *cli.Context, path string, o runner.Options, config bench.Config, check func(*runner.Runner) error, writers []*bench.Writer) error {
 	progress := newProgress(p.stderr)
 	defer progress.done()
 	show := func(format string, args ...any) {
@@ -190,6 +214,10 @@ func (p *program) benchSession(c *cli.Context, path string, o runner.Options, co
 		return err
 	}
 	defer s.Close()
+	progress.done()
+	if err := check(s.Runner); err != nil {
+		return err
+	}
 	var writing error
 	_, err = bench.Run(c.Context, s, config, bench.Events{
 		Repetition: func(t bench.Test, n, of int) {
@@ -210,6 +238,9 @@ func (p *program) benchSession(c *cli.Context, path string, o runner.Options, co
 }
 
 func (p *program) benchProfile(c *cli.Context, m *accelerate.Prepared, config bench.Config) error {
+	if err := p.check(c, m); err != nil {
+		return err
+	}
 	o := m.Options
 	o.Threads, o.PrefillChunk = threadCounts(c, o)[0], chunks(c, o)[0]
 	var profiles []bench.Profile
@@ -247,6 +278,9 @@ func shares(b *strings.Builder, what string, parts []bench.Share, total time.Dur
 func millisecondsText(d time.Duration) string { return fmt.Sprintf("%.2f ms", d.Seconds()*1e3) }
 
 func (p *program) benchOverhead(c *cli.Context, m *accelerate.Prepared) error {
+	if err := p.check(c, m); err != nil {
+		return err
+	}
 	test := bench.Test{Gen: c.IntSlice("n-gen")[0], Depth: c.IntSlice("n-depth")[0]}
 	results := []bench.Overhead{}
 	for _, threads := range threadCounts(c, m.Options) {

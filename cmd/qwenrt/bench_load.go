@@ -71,6 +71,7 @@ func promptFile(path string) (string, error) {
 
 func (p *program) benchLoad(c *cli.Context, m *accelerate.Prepared, configs []bench.LoadConfig) error {
 	levels := []bench.Load{}
+	check := p.checker(m)
 	for _, threads := range threadCounts(c, m.Options) {
 		for _, batch := range chunks(c, m.Options) {
 			o := m.Options
@@ -78,7 +79,7 @@ func (p *program) benchLoad(c *cli.Context, m *accelerate.Prepared, configs []be
 			if c.IsSet("concurrency") {
 				o.Slots = slices.Max(c.IntSlice("concurrency"))
 			}
-			measured, err := loadSession(c.Context, m.File, o, configs)
+			measured, err := loadSession(c.Context, m.File, o, configs, check)
 			if err != nil {
 				return err
 			}
@@ -100,12 +101,15 @@ func (p *program) benchLoad(c *cli.Context, m *accelerate.Prepared, configs []be
 }
 
 // loadSession measures one session.
-func loadSession(ctx context.Context, path string, o runner.Options, configs []bench.LoadConfig) (levels []bench.Load, err error) {
+func loadSession(ctx context.Context, path string, o runner.Options, configs []bench.LoadConfig, check func(*runner.Runner) error) (levels []bench.Load, err error) {
 	s, err := bench.Open(ctx, path, o)
 	if err != nil {
 		return nil, err
 	}
 	defer func() { err = errors.Join(err, s.Close()) }()
+	if err := check(s.Runner); err != nil {
+		return nil, err
+	}
 	for _, config := range configs {
 		measured, err := bench.MeasureLoad(ctx, s, config)
 		if err != nil {

@@ -244,10 +244,14 @@ func (p *program) side(c *cli.Context, name, model string, threads int) (side, e
 	}
 	described, err := bench.Describe(prepared.File) // reads the files, so that the first opening is like the others
 	s.Model, s.Hash, s.Threads, s.Batch = described.Type, described.Hash, o.Threads, o.PrefillChunk
+	check := p.checker(prepared)
 	s.open = func(ctx context.Context) (bench.Contender, error) {
 		r, err := runner.Open(ctx, prepared.File, o)
 		if err != nil {
 			return nil, err
+		}
+		if err := check(r); err != nil {
+			return nil, errors.Join(err, r.Close())
 		}
 		subject := bench.Subject{Runner: r, Options: o, Model: described}
 		return subject.Contend()

@@ -24,7 +24,7 @@ func (p *program) infoCommand() *cli.Command {
 			"Example: qwenrt info Qwen/Qwen3-0.6B --preset low-memory --benchmark 3",
 		Flags: slices.Concat([]cli.Flag{
 			formFlag(),
-			boolFlag("estimate", "tell what memory the model will take, and do not load it"),
+			boolFlag("estimate", "tell what memory the model will take, and do not load it; --strict then checks what the graph shows"),
 			&cli.IntFlag{Name: "benchmark", Usage: "measure `N` short answers too", DefaultText: "none"},
 			&cli.StringFlag{Name: "text", Usage: "that --benchmark continues", DefaultText: "a sentence"},
 			&cli.IntFlag{Name: "threads", Usage: "CPU threads", DefaultText: "the CPUs that this process may use"},
@@ -75,6 +75,9 @@ func (p *program) info(c *cli.Context) error {
 func (p *program) infoEstimate(c *cli.Context, arg string, jsonForm bool) error {
 	prepared, err := p.prepare(c, arg)
 	if err != nil {
+		return err
+	}
+	if err := prepared.Check(); err != nil {
 		return err
 	}
 	e, err := prepared.Estimate()

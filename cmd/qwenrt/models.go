@@ -8,6 +8,7 @@ import (
 	"os"
 	"path/filepath"
 	"slices"
+	"strings"
 
 	"github.com/urfave/cli/v2"
 
@@ -77,6 +78,13 @@ func (p *program) openAs(c *cli.Context, arg string, conf accelerate.Config) (m 
 		return err
 	})
 	return m, err
+}
+
+// tellUnapplied says what was asked for and is not applied, a line each.
+func (p *program) tellUnapplied(info accelerate.Info) {
+	for _, o := range info.Unapplied() {
+		fmt.Fprintf(p.stderr, "not applied: %s: %s\n", strings.TrimSpace(o.Option+" "+o.Requested), o.Reason)
+	}
 }
 
 // accelerate shows the progress of work on the model that arg stands for.

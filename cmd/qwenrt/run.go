@@ -166,6 +166,7 @@ func (p *program) runner(c *cli.Context, arg string, m mode) (r *runner.Runner, 
 	if err != nil {
 		return nil, nil, err
 	}
+	p.tellUnapplied(model.Info())
 	r, leave, err := model.Use()
 	if err != nil {
 		return nil, nil, errors.Join(err, model.Close())

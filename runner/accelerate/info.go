@@ -57,17 +57,79 @@ type Outcome struct {
 	Reason string `json:"reason,omitempty"`
 }
 
+// Unapplied are the options that were asked for and are not applied; and under Auto the device, where others were passed over.
+func (i Info) Unapplied() []Outcome {
+	return slices.DeleteFunc(slices.Clone(i.Options), func(o Outcome) bool {
+		return o.Reason == "" || o.Requested == "" && o.Option != "device"
+	})
+}
+
 // strict is the error of what was asked for and is not applied.
 func (i Info) strict() error {
 	var all []string
-	for _, o := range i.Options {
-		if o.Requested != "" && o.Reason != "" && (o.Option != "device" || o.Requested != string(Auto)) {
+	for _, o := range i.Unapplied() {
+		if o.Option != "device" || Device(o.Requested).canonical() != Auto {
 			all = append(all, fmt.Sprintf("%s %s: %s", o.Option, o.Requested, o.Reason))
 		}
 	}
 	if len(all) > 0 {
 		return fmt.Errorf("accelerate: %w: %s", ErrNotApplied, strings.Join(all, "; "))
 	}
+	return nil
+}
+
+// Info says what became of the configuration in a runner that was opened with p.File and p.Options, or with other threads and
+// chunks. Where the configuration is strict, what is not applied is an error.
+//
+// Errors: ErrNotApplied.
+func (p *Prepared) Info(r *runner.Runner) (Info, error) {
+	if err := p.look(); err != nil {
+		return Info{}, err
+	}
+	info := p.describe(r.Info(), measureMemory())
+	if p.config.Strict {
+		return info, info.strict()
+	}
+	return info, nil
+}
+
+// Check is the part of Info that the graph and its folder show, before the model is opened.
+func (p *Prepared) Check() error {
+	if !p.config.Strict {
+		return nil
+	}
+	if err := p.look(); err != nil {
+		return err
+	}
+	d := &description{p: p, c: p.config, summary: p.summary}
+	if kv := p.summary.KVCache; kv != nil {
+		d.runner = runner.Info{KVType: kv.DType, SharedKV: kv.Shared, Layers: kv.Layers}
+		if kv.BytesPerToken > 0 && kv.BytesPerToken < 2*int64(kv.Layers)*kv.Heads*kv.HeadDim {
+			d.runner.KVType = "int4" // whose pairs the graph calls bytes
+		}
+	}
+	var info Info
+	for _, describe := range []func(*description) Outcome{
+		(*description).precision, (*description).algorithm, (*description).blockSize, (*description).dtype,
+		(*description).attention, (*description).fusedKernels, (*description).kv, (*description).compile, (*description).prepack,
+	} {
+		info.Options = append(info.Options, d.noted(describe))
+	}
+	info.Options = append(info.Options, d.making()...)
+	return info.strict()
+}
+
+// look has the graph inspected where no runner has.
+func (p *Prepared) look() error {
+	if p.summary != nil {
+		return nil
+	}
+	m, err := ir.Load(p.File)
+	if err != nil {
+		return fmt.Errorf("accelerate: %w", err)
+	}
+	defer m.Close()
+	p.inspect(m)
 	return nil
 }
 
@@ -95,11 +157,7 @@ func (p *Prepared) describe(open runner.Info, measured Measured) Info {
 		(*description).prepack, (*description).prefillChunk, (*description).maxContext,
 		(*description).slots, (*description).queue, (*description).prefixCache,
 	} {
-		o := describe(d)
-		if o.Reason == "" {
-			o.Reason = p.notes[o.Option]
-		}
-		info.Options = append(info.Options, o)
+		info.Options = append(info.Options, d.noted(describe))
 	}
 	info.Options = append(append(info.Options, d.running()...), d.making()...)
 	return info
@@ -119,6 +177,13 @@ type description struct {
 	c       Config
 	summary *inspect.Summary
 	runner  runner.Info
+}
+
+// noted is an outcome, with the reason that was found before the model was opened where there is no other.
+func (d *description) noted(describe func(*description) Outcome) Outcome {
+	o := describe(d)
+	o.Reason = cmp.Or(o.Reason, d.p.notes[o.Option])
+	return o
 }
 
 // number is n as a request; 0 requests nothing.

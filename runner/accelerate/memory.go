@@ -2,7 +2,6 @@ package accelerate
 
 import (
 	"cmp"
-	"fmt"
 
 	"github.com/qwenrt/qwenrt/graphopt/inspect"
 	"github.com/qwenrt/qwenrt/graphopt/ir"
@@ -56,12 +55,8 @@ const estimateContext = 4096
 
 // Estimate reckons what the model takes on the CPU, from its graph alone.
 func (p *Prepared) Estimate() (Estimate, error) {
-	m, err := ir.Load(p.File)
-	if err != nil {
-		return Estimate{}, fmt.Errorf("accelerate: %w", err)
-	}
-	defer m.Close()
-	return p.reckon(m, inspect.Summarize(m)), nil
+	err := p.look()
+	return p.estimate, err
 }
 
 func (p *Prepared) reckon(m *ir.Model, s *inspect.Summary) Estimate {
