@@ -3,6 +3,7 @@ package accelerate_test
 import (
 	"bytes"
 	"context"
+	"encoding/binary"
 	"io/fs"
 	"os"
 	"path/filepath"
@@ -440,6 +441,53 @@ func TestReconfigure(t *testing.T) {
 		require.Error(t, m.Reconfigure(c.ctx(), c.conf), c.why)
 		require.Same(t, now, use(t, m), c.why)
 	}
+}
+
+// A set-up that nobody uses any more is closed, and not kept in memory beside the next one.
+func TestReconfigureClosesTheOld(t *testing.T) {
+	ownCache(t)
+	m := open(t, quick, accelerate.Config{})
+	old, release, err := m.Use()
+	require.NoError(t, err)
+	release()
+	require.NoError(t, m.Reconfigure(t.Context(), accelerate.Config{Threads: 1}))
+	_, _, err = old.Text(t.Context(), runner.Request{Tokens: []int32{1}, MaxTokens: 1})
+	require.ErrorIs(t, err, runner.ErrClosed)
+}
+
+// TestReconfigureChecks holds that a set-up which opens, and gives no numbers, does not take the place of one that works.
+func TestReconfigureChecks(t *testing.T) {
+	ownCache(t)
+	checkpoint := accelerate.Source{Dir: filepath.Join(t.TempDir(), "checkpoint")}
+	require.NoError(t, os.CopyFS(checkpoint.Dir, os.DirFS(quick.Dir)))
+	m := open(t, checkpoint, accelerate.Config{Precision: accelerate.None})
+	before := use(t, m)
+	weights := filepath.Join(checkpoint.Dir, "model.safetensors")
+	b, err := os.ReadFile(weights)
+	require.NoError(t, err)
+	for i := 8 + int(binary.LittleEndian.Uint64(b)); i < len(b); i++ { // behind the header
+		b[i] = 0xff // with another beside it, NaN in bfloat16
+	}
+	require.NoError(t, os.WriteFile(weights, b, 0o666))
+	err = m.Reconfigure(t.Context(), accelerate.Config{Precision: accelerate.None})
+	require.ErrorContains(t, err, "the new set-up does not run: logit 0 is not a number")
+	require.Same(t, before, use(t, m))
+	require.Len(t, logits(t, m, 1), use(t, m).Info().Vocabulary)
+}
+
+// A model that is closed while it is changed stays closed.
+func TestClosedWhileReconfigured(t *testing.T) {
+	ownCache(t)
+	var m *accelerate.Model // once it is open
+	m, err := accelerate.Open(t.Context(), quick, accelerate.Config{}, accelerate.Events{Built: func(*accelerate.Report) {
+		if m != nil {
+			require.NoError(t, m.Close())
+		}
+	}})
+	require.NoError(t, err)
+	require.ErrorIs(t, m.Reconfigure(t.Context(), accelerate.Config{BlockSize: 64}), runner.ErrClosed)
+	_, _, err = m.Use()
+	require.ErrorIs(t, err, runner.ErrClosed)
 }
 
 func TestClosedModel(t *testing.T) {

@@ -56,7 +56,9 @@ func TestReconfigureWaits(t *testing.T) {
 	<-begun
 	ctx, cancel := context.WithCancel(t.Context())
 	cancel()
-	require.ErrorIs(t, m.Reconfigure(ctx, accelerate.Config{BlockSize: 128}), context.Canceled)
+	err = m.Reconfigure(ctx, accelerate.Config{BlockSize: 128})
+	require.ErrorIs(t, err, context.Canceled)
+	require.ErrorContains(t, err, "another call is changing the set-up", "it has not begun to open its own")
 	close(goOn)
 	require.NoError(t, <-first)
 	require.Equal(t, "64", outcome(t, m, "block_size").Applied)
