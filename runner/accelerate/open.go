@@ -108,14 +108,23 @@ func prepare(ctx context.Context, from Source, c Config, e Events, try func(*Pre
 	if err := ort.Init(ort.Environment{}); err != nil {
 		return nil, fmt.Errorf("accelerate: %w", err)
 	}
+	p, err := prepareOn(ctx, c.devices(ort.Providers()), from, c, e, try)
+	if err != nil {
+		return nil, err
+	}
+	p.note("compile", note)
+	return p, nil
+}
+
+// prepareOn takes the first of some devices that works. The error is that of the last.
+func prepareOn(ctx context.Context, devices []Device, from Source, c Config, e Events, try func(*Prepared) error) (p *Prepared, err error) {
 	var passed []string
-	for _, d := range c.devices() {
-		p := &Prepared{Device: d, config: c, notes: map[string]string{}}
+	for _, d := range devices {
+		p = &Prepared{Device: d, config: c, notes: map[string]string{}}
 		if err = p.on(ctx, from, e); err == nil {
 			err = try(p)
 		}
 		if err == nil {
-			p.note("compile", note)
 			p.note("device", strings.Join(passed, "; "))
 			return p, nil
 		}
@@ -134,8 +143,8 @@ func (p *Prepared) note(option, reason string) {
 	}
 }
 
-// devices are those to try, in order. Auto leaves out what the library was built without.
-func (c Config) devices() []Device {
+// devices are those to try, in order. Auto leaves out what is not among the providers that the library was built with.
+func (c Config) devices(providers []string) []Device {
 	d := c.Device.canonical()
 	if d != Auto {
 		return []Device{d}
@@ -145,7 +154,7 @@ func (c Config) devices() []Device {
 		device   Device
 		provider string
 	}{{CUDA, "CUDAExecutionProvider"}, {CoreML, "CoreMLExecutionProvider"}} {
-		if slices.Contains(ort.Providers(), known.provider) {
+		if slices.Contains(providers, known.provider) {
 			all = append(all, known.device)
 		}
 	}

@@ -1,9 +1,14 @@
 package accelerate
 
 import (
+	"context"
+	"errors"
+	"strings"
 	"testing"
 
 	"github.com/stretchr/testify/require"
+
+	"github.com/qwenrt/qwenrt/ort"
 )
 
 // Options of a provider reach it, on machines without one as well.
@@ -27,4 +32,50 @@ func TestSharingConfig(t *testing.T) {
 		require.ErrorContains(t, c.Validate(), text)
 	}
 	require.NoError(t, Config{Slots: 2, Queue: 3, PrefixCache: 1 << 20}.Validate())
+}
+
+func TestDeviceNames(t *testing.T) {
+	all := []string{"CoreMLExecutionProvider", "CUDAExecutionProvider", "CPUExecutionProvider"}
+	for _, c := range []struct {
+		why       string
+		device    Device
+		providers []string // of the library
+		want      []Device
+	}{
+		{"the default", "", all, []Device{CUDA, CoreML, CPU}},
+		{"capitals", "Auto", all, []Device{CUDA, CoreML, CPU}},
+		{"a library for CUDA", Auto, all[1:], []Device{CUDA, CPU}},
+		{"a library for the CPU", Auto, all[2:], []Device{CPU}},
+		{"as PyTorch calls Apple's", "mps", all[2:], []Device{CoreML}},
+		{"as ONNX Runtime calls it", "CUDAExecutionProvider", all, []Device{CUDA}},
+		{"the name of a plug-in", "MyDevice", all, []Device{"MyDevice"}},
+	} {
+		require.Equal(t, c.want, Config{Device: c.device}.devices(c.providers), c.why)
+	}
+}
+
+// TestDevicesPassedOver holds that a device which does not work is passed over, whatever is wrong with it, and that it is noted.
+func TestDevicesPassedOver(t *testing.T) {
+	require.NoError(t, ort.Init(ort.Environment{}))
+	from := Source{Dir: "../../models/testdata/checkpoints/small-bf16"}
+	broken := errors.New("kernels are missing")
+	var opened []Device
+	p, err := prepareOn(t.Context(), []Device{"NoSuchProvider", CPU, CPU}, from, Config{}, Events{}, func(p *Prepared) error {
+		if opened = append(opened, p.Device); len(opened) == 1 {
+			return broken
+		}
+		return nil
+	})
+	require.NoError(t, err)
+	require.Equal(t, CPU, p.Device)
+	require.Equal(t, []Device{CPU, CPU}, opened, "what fails a probe is not opened")
+	first, second, _ := strings.Cut(p.notes["device"], "; ")
+	require.Contains(t, first, "NoSuchProvider: accelerate: device NoSuchProvider: ort: ")
+	require.Equal(t, "cpu: kernels are missing", second)
+
+	_, err = prepareOn(t.Context(), []Device{CPU, "NoSuchProvider"}, from, Config{}, Events{}, func(*Prepared) error { return broken })
+	require.ErrorIs(t, err, ort.ErrProvider, "the last one's error")
+	ctx, cancel := context.WithCancel(t.Context())
+	_, err = prepareOn(ctx, []Device{CPU, "NoSuchProvider"}, from, Config{}, Events{}, func(*Prepared) error { cancel(); return broken })
+	require.ErrorIs(t, err, broken, "no other is tried behind the context's end")
 }
