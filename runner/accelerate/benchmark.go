@@ -52,24 +52,33 @@ func (m *Model) Benchmark(ctx context.Context, b Benchmark) (*BenchmarkResult, e
 	q := runner.Request{
 		Prompt: cmp.Or(b.Text, benchmarkText), MaxTokens: cmp.Or(b.Tokens, 32), IgnoreEOS: true, Sampling: &sample.Params{},
 	}
-	result := &BenchmarkResult{Iterations: cmp.Or(b.Iterations, 3)}
-	for i := range result.Iterations + 1 {
+	var all []runner.Result
+	for range cmp.Or(b.Iterations, 3) + 1 {
 		_, one, err := s.runner.Text(ctx, q)
 		if err != nil {
 			return nil, err
 		}
-		if i == 0 { // the first run touches memory that the others find touched
-			continue
-		}
-		n := time.Duration(result.Iterations)
-		result.PromptTokens, result.Tokens = one.PromptTokens, one.GeneratedTokens
-		result.Latency += one.Total / n
-		result.TTFT += one.TTFT / n
-		result.PromptPerSecond += one.PromptPerSecond / float64(n)
-		result.TokensPerSecond += one.TokensPerSecond / float64(n)
+		all = append(all, one)
 	}
+	result := means(all[1:]) // the first run touches memory that the others find touched
 	for _, o := range s.info().Options {
 		result.Applied = append(result.Applied, o.Option+"="+o.Applied)
 	}
 	return result, nil
+}
+
+// means are those over some results of one request.
+func means(all []runner.Result) *BenchmarkResult {
+	m := &BenchmarkResult{Iterations: len(all)}
+	n := float64(len(all))
+	for _, one := range all {
+		m.PromptTokens, m.Tokens = one.PromptTokens, one.GeneratedTokens
+		m.Latency += one.Total
+		m.TTFT += one.TTFT
+		m.PromptPerSecond += one.PromptPerSecond / n
+		m.TokensPerSecond += one.TokensPerSecond / n
+	}
+	m.Latency /= time.Duration(len(all))
+	m.TTFT /= time.Duration(len(all))
+	return m
 }

@@ -3,6 +3,7 @@ package accelerate_test
 import (
 	"os"
 	"path/filepath"
+	"runtime"
 	"testing"
 	"time"
 
@@ -69,13 +70,21 @@ func TestPrune(t *testing.T) {
 func TestBenchmark(t *testing.T) {
 	ownCache(t)
 	m := open(t, accelerate.Source{Dir: carried}, accelerate.Config{Threads: 1})
+	if runtime.GOOS == "linux" {
+		measured := m.Info().Memory.Measured
+		require.Positive(t, measured.Anonymous)
+		require.Greater(t, measured.Peak, measured.Anonymous, "mapped weights and the library too")
+	}
 	b, err := m.Benchmark(t.Context(), accelerate.Benchmark{Text: "A harbor is", Tokens: 3, Iterations: 2})
 	require.NoError(t, err)
 	require.Equal(t, 2, b.Iterations)
 	require.Equal(t, 3, b.Tokens)
 	require.Positive(t, b.PromptTokens)
 	require.Positive(t, b.Latency)
+	require.Positive(t, b.TTFT)
 	require.LessOrEqual(t, b.TTFT, b.Latency)
+	require.Positive(t, b.PromptPerSecond)
+	require.Positive(t, b.TokensPerSecond)
 	require.Contains(t, b.Applied, "precision=int4")
 	require.Contains(t, b.Applied, "threads=1")
 	_, err = m.Benchmark(t.Context(), accelerate.Benchmark{Tokens: -1})
