@@ -11,6 +11,8 @@ import (
 	"strconv"
 	"strings"
 	"time"
+
+	"github.com/gofrs/flock"
 )
 
 var (
@@ -21,10 +23,12 @@ var (
 )
 
 // Stage is a model folder in the making. It lies beside its destination, under a name of the form
-// .NAME.qwenrt-NUMBER, until Commit.
+// .NAME.qwenrt-NUMBER, until Commit. The process that makes it holds a lock on it, which the system takes back when the process
+// ends, however it does.
 type Stage struct {
 	out     string // absolute, without symbolic links
 	dir     string // "" once committed or aborted
+	lock    *flock.Flock
 	replace bool
 	parents []string // made for this stage, the deepest first
 }
@@ -32,7 +36,7 @@ type Stage struct {
 // Create starts a folder that is to appear as out. A destination that exists must be empty, or hold
 // a model folder and nothing else if replace is set: one with model.onnx or qwenrt.json, without
 // subfolders, checkpoints' weights or other files that no command of ours writes or carries along.
-// What a crash left behind for the same destination more than a day ago is removed.
+// What a crash or a kill left behind for the same destination is removed.
 //
 // Errors: ErrExists, ErrNotReplaceable.
 func Create(out string, replace bool) (*Stage, error) {
@@ -50,8 +54,8 @@ func Create(out string, replace bool) (*Stage, error) {
 	if err := s.makeParents(); err != nil {
 		return nil, fmt.Errorf("folder: %w", err)
 	}
-	removeStale(path, time.Now().Add(-24*time.Hour))
-	if s.dir, err = makeBeside(path); err != nil {
+	removeStale(path)
+	if s.dir, s.lock, err = makeBeside(path); err != nil {
 		s.removeParents()
 		return nil, fmt.Errorf("folder: %w", err)
 	}
@@ -85,8 +89,14 @@ func (s *Stage) Commit() error {
 	if err := s.commit(); err != nil {
 		return fmt.Errorf("folder: %s: %w", s.out, err)
 	}
-	s.dir = ""
+	s.close()
 	return nil
+}
+
+// close lets go of a folder that has its name, or is gone.
+func (s *Stage) close() {
+	s.dir = ""
+	_ = s.lock.Close()
 }
 
 func (s *Stage) commit() error {
@@ -112,7 +122,7 @@ func (s *Stage) Abort() error {
 		return nil
 	}
 	err := os.RemoveAll(s.dir)
-	s.dir = ""
+	s.close()
 	s.removeParents()
 	if err != nil {
 		return fmt.Errorf("folder: %w", err)
@@ -144,22 +154,34 @@ const (
 
 func stagePrefix(out string) string { return "." + filepath.Base(out) + mark }
 
-// makeBeside makes a folder whose permissions are as the user's umask has them; os.MkdirTemp's are
-// for the user alone.
-func makeBeside(out string) (string, error) {
+// makeBeside makes a folder whose permissions are as the user's umask has them (os.MkdirTemp's are for the user alone), and
+// locks it.
+func makeBeside(out string) (string, *flock.Flock, error) {
 	for {
 		number := strconv.FormatUint(rand.Uint64(), 36)
 		dir := filepath.Join(filepath.Dir(out), stagePrefix(out)+number)
 		err := os.Mkdir(dir, 0o777)
-		if !errors.Is(err, fs.ErrExist) {
-			return dir, err
+		if errors.Is(err, fs.ErrExist) {
+			continue
 		}
+		if err != nil {
+			return "", nil, err
+		}
+		l := folderLock(dir)
+		_, _ = l.TryLock() // where it cannot be had, age decides, see RemoveAbandoned
+		if _, err := os.Stat(dir); err == nil {
+			return dir, l, nil
+		}
+		_ = l.Close() // somebody took it for abandoned before it was locked
 	}
 }
 
-// removeStale removes stages of out in which nothing has been written since before. A folder that
-// was being replaced goes only where its successor, or another, has taken its place.
-func removeStale(out string, before time.Time) {
+// folderLock is a lock on a folder itself: there is no file of its that would have to be left out of the finished one.
+func folderLock(dir string) *flock.Flock { return flock.New(dir, flock.SetFlag(os.O_RDONLY)) }
+
+// removeStale removes stages of out that are abandoned. A folder that was being replaced goes only where its successor, or
+// another, has taken its place.
+func removeStale(out string) {
 	parent := filepath.Dir(out)
 	entries, err := os.ReadDir(parent)
 	if err != nil {
@@ -171,11 +193,26 @@ func removeStale(out string, before time.Time) {
 		if !e.IsDir() || !strings.HasPrefix(e.Name(), stagePrefix(out)) || old && missing != nil {
 			continue
 		}
-		dir := filepath.Join(parent, e.Name())
-		if lastWrite(dir).Before(before) {
-			os.RemoveAll(dir)
-		}
+		_, _ = RemoveAbandoned(filepath.Join(parent, e.Name())) // it is in nobody's way
 	}
+}
+
+// RemoveAbandoned removes a folder in the making unless a living process makes it, and reports whether it did. Where the file
+// system has no locks for folders, one in which nothing has been written for a day is abandoned.
+func RemoveAbandoned(dir string) (bool, error) {
+	l := folderLock(dir)
+	free, err := l.TryLock()
+	if err != nil {
+		free = lastWrite(dir).Before(time.Now().Add(-24 * time.Hour))
+	}
+	if !free {
+		return false, nil
+	}
+	defer l.Close()
+	if err := os.RemoveAll(dir); err != nil {
+		return false, fmt.Errorf("folder: %w", err)
+	}
+	return true, nil
 }
 
 // lastWrite is the newest time of a folder and of what lies in it; now where that cannot be told.

@@ -157,30 +157,39 @@ func TestCommitFollowsLinks(t *testing.T) {
 func TestRemoveStale(t *testing.T) {
 	dir := t.TempDir()
 	out := filepath.Join(dir, "out")
-	now := time.Date(2030, 1, 2, 12, 0, 0, 0, time.UTC)
-	age := func(name string, d time.Duration, files ...string) {
-		fill(t, filepath.Join(dir, name), files...)
-		for _, f := range files {
-			require.NoError(t, os.Chtimes(filepath.Join(dir, name, f), now, now.Add(-d)))
-		}
-		require.NoError(t, os.Chtimes(filepath.Join(dir, name), now, now.Add(-d)))
+	living, err := Create(out, false)
+	require.NoError(t, err)
+	fill(t, living.Dir(), "model.onnx")
+	for _, name := range []string{".out.qwenrt-crashed", ".out.qwenrt-replaced.old", ".other.qwenrt-crashed", ".out.backup"} {
+		fill(t, filepath.Join(dir, name), "model.onnx")
 	}
-	const day = 24 * time.Hour
-	age(".out.qwenrt-crashed", 2*day, "model.onnx")
-	age(".out.qwenrt-fresh", time.Hour, "model.onnx")
-	age(".out.qwenrt-replaced.old", 2*day, "model.onnx")
-	age(".other.qwenrt-crashed", 2*day, "model.onnx")
-	age(".out.backup", 2*day, "model.onnx")
-	age(".out.qwenrt-writing", time.Hour, "model.onnx.data") // a long run: the folder is old, its file is not
-	require.NoError(t, os.Chtimes(filepath.Join(dir, ".out.qwenrt-writing"), now, now.Add(-2*day)))
 
-	removeStale(out, now.Add(-day))
-	kept := []string{".other.qwenrt-crashed", ".out.backup", ".out.qwenrt-fresh", ".out.qwenrt-replaced.old", ".out.qwenrt-writing"}
-	require.Equal(t, kept, list(t, dir), "what was replaced is all there is while out is missing")
+	second, err := Create(out, false)
+	require.NoError(t, err)
+	kept := []string{".other.qwenrt-crashed", ".out.backup", ".out.qwenrt-replaced.old", filepath.Base(living.Dir()), filepath.Base(second.Dir())}
+	require.ElementsMatch(t, kept, list(t, dir), "what was replaced is all there is while out is missing")
 
-	fill(t, out, "model.onnx")
-	removeStale(out, now.Add(-day))
-	require.NotContains(t, list(t, dir), ".out.qwenrt-replaced.old")
+	require.NoError(t, living.Commit())
+	require.NoError(t, second.Abort())
+	require.ElementsMatch(t, []string{".other.qwenrt-crashed", ".out.backup", ".out.qwenrt-replaced.old", "out"}, list(t, dir))
+	third, err := Create(out, true)
+	require.NoError(t, err)
+	require.NoError(t, third.Abort())
+	require.Equal(t, []string{".other.qwenrt-crashed", ".out.backup", "out"}, list(t, dir))
+}
+
+// TestLastWrite is for file systems without locks: a folder may be old whose file is not.
+func TestLastWrite(t *testing.T) {
+	dir := t.TempDir()
+	fill(t, dir, "model.onnx", "model.onnx.data")
+	older, newer := time.Date(2030, 1, 1, 0, 0, 0, 0, time.UTC), time.Date(2030, 1, 2, 0, 0, 0, 0, time.UTC)
+	require.NoError(t, os.Chtimes(filepath.Join(dir, "model.onnx"), older, older))
+	require.NoError(t, os.Chtimes(filepath.Join(dir, "model.onnx.data"), newer, newer))
+	require.NoError(t, os.Chtimes(dir, older, older))
+	require.True(t, newer.Equal(lastWrite(dir)))
+	gone, err := RemoveAbandoned(filepath.Join(dir, "none"))
+	require.NoError(t, err)
+	require.False(t, gone)
 }
 
 func TestCopySideFiles(t *testing.T) {

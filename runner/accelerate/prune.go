@@ -21,10 +21,9 @@ type Kind string
 
 // The kinds.
 const (
-	KindModel     Kind = "model"     // a model folder
-	KindSession   Kind = "session"   // an optimised graph, perhaps with packed weights
-	KindLeftOver  Kind = "left over" // of a process that did not come to its end
-	leftOverAfter      = 24 * time.Hour
+	KindModel    Kind = "model"     // a model folder
+	KindSession  Kind = "session"   // an optimised graph, perhaps with packed weights
+	KindLeftOver Kind = "left over" // of a process that did not come to its end, or has not yet
 )
 
 // CacheEntry is a folder of the cache.
@@ -110,8 +109,8 @@ func (c *CacheEntry) describe() {
 }
 
 // Prune removes folders of the cache that have not been used for at least unused, and what processes that broke off have
-// left behind a day ago; and gives what it has removed. What is being made is left alone. A model that is open goes on
-// where the system keeps open files.
+// left behind; and gives what it has removed. What is being made is left alone. A model that is open goes on where the system
+// keeps open files.
 func Prune(ctx context.Context, unused time.Duration) (removed []CacheEntry, err error) {
 	entries, err := CacheEntries()
 	if err != nil {
@@ -121,11 +120,7 @@ func Prune(ctx context.Context, unused time.Duration) (removed []CacheEntry, err
 		if err := ctx.Err(); err != nil {
 			return removed, fmt.Errorf("accelerate: cache: %w", err)
 		}
-		limit := unused
-		if e.Kind == KindLeftOver {
-			limit = leftOverAfter
-		}
-		if time.Since(e.Used) < limit {
+		if e.Kind != KindLeftOver && time.Since(e.Used) < unused {
 			continue
 		}
 		gone, err := e.remove()
@@ -142,18 +137,37 @@ func Prune(ctx context.Context, unused time.Duration) (removed []CacheEntry, err
 // remove takes the entry away, unless another process is making it. It loses its name first, so that nobody finds half of it.
 // The lock's file stays, as in lock.
 func (c CacheEntry) remove() (bool, error) {
-	if c.Kind == KindLeftOver {
-		return true, os.RemoveAll(c.Dir)
+	name, known := c.key()
+	if !known {
+		return false, nil
 	}
-	l := flock.New(c.Dir + ".lock")
+	l := flock.New(filepath.Join(filepath.Dir(c.Dir), name+".lock"))
 	free, err := l.TryLock()
 	if err != nil || !free {
 		return false, err
 	}
 	defer l.Close()
-	doomed := filepath.Join(filepath.Dir(c.Dir), "."+filepath.Base(c.Dir)+"-pruned")
+	if c.Kind == KindLeftOver {
+		return folder.RemoveAbandoned(c.Dir)
+	}
+	doomed := filepath.Join(filepath.Dir(c.Dir), "."+name+"-pruned")
 	if err := errors.Join(os.RemoveAll(doomed), os.Rename(c.Dir, doomed)); err != nil {
 		return false, err
 	}
 	return true, os.RemoveAll(doomed)
+}
+
+// key is the name that the entry has, or that a left-over was to have: .KEY.qwenrt-NUMBER in folder.Create, .KEY-NUMBER in stored,
+// .KEY-pruned in remove.
+func (c CacheEntry) key() (string, bool) {
+	name := filepath.Base(c.Dir)
+	if c.Kind != KindLeftOver {
+		return name, true
+	}
+	name = strings.TrimPrefix(name, ".")
+	end := strings.IndexAny(name, ".-")
+	if end < 1 {
+		return "", false
+	}
+	return name[:end], true
 }
