@@ -9,12 +9,13 @@ import (
 
 	"github.com/stretchr/testify/require"
 
+	"github.com/qwenrt/qwenrt/ort/orttest"
 	"github.com/qwenrt/qwenrt/runner"
 )
 
 // TestSoak sends 10,000 requests of all kinds, those that fail, are cancelled or are left among them, and holds that
-// neither memory nor goroutines are left behind. A request's cache is 64 kB at least, so that one in a hundred that stayed
-// would be seen.
+// neither memory nor goroutines are left behind: 20 bytes a request in the heaps of Go or C would be seen, and of caches, which
+// are 64 kB at least and are mapped, one in a hundred.
 func TestSoak(t *testing.T) {
 	m := toy{layers: 1, heads: 2, kvHeads: 2, headDim: 16}
 	r := m.open(t, runner.Options{Threads: 1})
@@ -49,12 +50,11 @@ func TestSoak(t *testing.T) {
 	for i := range warmup {
 		request(i)
 	}
-	runtime.GC()
-	memory, goroutines := residentAnonymous(t), runtime.NumGoroutine()
+	memory, held, goroutines := residentAnonymous(t), allocated(t), runtime.NumGoroutine()
 	for i := range requests {
 		request(i)
 	}
-	runtime.GC()
+	require.Less(t, allocated(t)-held, 20*requests)
 	require.Less(t, residentAnonymous(t)-memory, 6<<20)
 	require.LessOrEqual(t, runtime.NumGoroutine(), goroutines+2)
 }
@@ -123,4 +123,14 @@ func TestSoakSlots(t *testing.T) {
 	require.LessOrEqual(t, r.PrefixStats().Bytes, int64(1<<18))
 	cancel()
 	all.Wait()
+}
+
+// allocated is what Go's heap and C's hold, in bytes.
+func allocated(t *testing.T) int {
+	t.Helper()
+	runtime.GC()
+	runtime.GC() // what has a finalizer or was in a pool goes with the second
+	var m runtime.MemStats
+	runtime.ReadMemStats(&m)
+	return int(m.HeapAlloc) + orttest.Allocated(t)
 }
