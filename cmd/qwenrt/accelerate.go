@@ -116,7 +116,7 @@ func overConfig(c *cli.Context, conf *accelerate.Config) (faults []string) {
 	for _, n := range []struct {
 		name  string
 		field *int
-	}{{"threads", &conf.Threads}, {"prefill-chunk", &conf.PrefillChunk}, {"max-context", &conf.MaxContext}} {
+	}{{"threads", &conf.Threads}, {"prefill-chunk", &conf.PrefillChunk}, {"max-context", &conf.MaxContext}, {"slots", &conf.Slots}} {
 		switch v, ok := c.Value(n.name).(int); {
 		case !ok || !c.IsSet(n.name): // a benchmark's --threads is a list, which it reads itself
 		case v < 1:
@@ -140,7 +140,6 @@ func overConfig(c *cli.Context, conf *accelerate.Config) (faults []string) {
 	over(c, "device-id", &conf.DeviceID, c.Int)
 	over(c, "compile", (*string)(&conf.Compile), c.String)
 	over(c, "prepack-weights", &conf.PrepackWeights, c.Bool)
-	over(c, "slots", &conf.Slots, c.Int)
 	over(c, "strict", &conf.Strict, c.Bool)
 	if c.IsSet("fused-kernels") {
 		conf.FusedKernels = new(c.Bool("fused-kernels"))

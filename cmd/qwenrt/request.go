@@ -185,7 +185,7 @@ func requestFaults(c *cli.Context) error {
 	if c.IsSet("logprobs") && !c.Bool("json") && !c.IsSet("batch") {
 		return commandUsage(c, "--logprobs is for --json and --batch")
 	}
-	for _, name := range []string{"max-tokens", "threads", "n", "slots", "beams"} {
+	for _, name := range []string{"max-tokens", "n", "beams"} {
 		if n := c.Int(name); n < 0 || c.IsSet(name) && n == 0 {
 			return commandUsage(c, "--%s is %d: want 1 or more", name, n)
 		}

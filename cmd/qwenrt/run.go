@@ -106,6 +106,10 @@ func (p *program) answer(c *cli.Context) error {
 	if err != nil {
 		return err
 	}
+	conf, err := config(c)
+	if err != nil {
+		return err
+	}
 	request, err := p.request(c)
 	if err != nil {
 		return err
@@ -124,7 +128,7 @@ func (p *program) answer(c *cli.Context) error {
 			return err
 		}
 	}
-	r, release, err := p.runner(c, arg, m)
+	r, release, err := p.runner(c, arg, m, conf)
 	if err != nil {
 		return err
 	}
@@ -134,7 +138,7 @@ func (p *program) answer(c *cli.Context) error {
 		return err
 	}
 	if draft := c.String("draft"); draft != "" {
-		if request.Draft, err = runner.Open(c.Context, draft, runner.Options{Threads: c.Int("threads"), Spin: ort.SpinInRun}); err != nil {
+		if request.Draft, err = runner.Open(c.Context, draft, runner.Options{Threads: conf.Threads, Spin: ort.SpinInRun}); err != nil {
 			return fmt.Errorf("--draft: %w", err)
 		}
 		defer request.Draft.Close()
@@ -151,11 +155,7 @@ func (p *program) answer(c *cli.Context) error {
 }
 
 // runner opens the model. Conversations, batches and answers that share runs keep what prompts have in common.
-func (p *program) runner(c *cli.Context, arg string, m mode) (r *runner.Runner, release func(), err error) {
-	conf, err := config(c)
-	if err != nil {
-		return nil, nil, err
-	}
+func (p *program) runner(c *cli.Context, arg string, m mode, conf accelerate.Config) (r *runner.Runner, release func(), err error) {
 	if m != single || conf.Slots > 1 {
 		conf.PrefixCache = cmp.Or(conf.PrefixCache, prefixMemory)
 	}
