@@ -316,67 +316,45 @@ func (t *Tensor) usable(what, name string) (*capi.Value, error) {
 // data transfer that a provider library has brought (RegisterProviderLibrary);
 // without one it fails.
 func Copy(dst, src *Tensor) error {
-	lib, err := current()
-	if err != nil {
+	if err := copyable(dst, src); err != nil {
 		return err
-	}
-	d, s, err := copyable(dst, src)
-	if err != nil || dst.size == 0 {
-		return err
-	}
-	if dst.OnCPU() && src.OnCPU() {
-		copy(dst.Bytes(), src.Bytes())
-		return nil
-	}
-	return wrap("copy", capi.CopyValues(lib.env, []*capi.Value{d}, []*capi.Value{s}))
-}
-
-// CopyAll is [Copy] for each of dst and the tensor of src in its place, with one
-// call into ONNX Runtime for neighbours that lie in the same memories, as the parts
-// of a KV cache do. All pairs are looked at before anything is copied.
-func CopyAll(dst, src []*Tensor) error {
-	lib, err := current()
-	if err != nil {
-		return err
-	}
-	if len(dst) != len(src) {
-		return invalid("copy of %d tensors to %d", len(src), len(dst))
-	}
-	ds, ss := make([]*capi.Value, len(dst)), make([]*capi.Value, len(src))
-	for i := range dst {
-		if ds[i], ss[i], err = copyable(dst[i], src[i]); err != nil {
-			return err
-		}
-	}
-	for i := 0; i < len(dst); {
-		end := i + 1
-		if dst[i].size == 0 || dst[i].OnCPU() && src[i].OnCPU() {
-			copy(dst[i].Bytes(), src[i].Bytes())
-			i = end
-			continue
-		}
-		for end < len(dst) && dst[end].size > 0 && dst[end].mem.at == dst[i].mem.at && src[end].mem.at == src[i].mem.at {
-			end++
-		}
-		if err := capi.CopyValues(lib.env, ds[i:end], ss[i:end]); err != nil {
-			return wrap("copy", err)
-		}
-		i = end
-	}
-	return nil
-}
-
-// copyable returns the values of two tensors of which one may be copied to the
-// other.
-func copyable(dst, src *Tensor) (d, s *capi.Value, err error) {
-	if d, err = dst.usable("copy", "destination"); err != nil {
-		return nil, nil, err
-	}
-	if s, err = src.usable("copy", "source"); err != nil {
-		return nil, nil, err
 	}
 	if dst.dtype != src.dtype || dst.size != src.size {
-		return nil, nil, invalid("copy of %s %v to %s %v", src.dtype, src.shape, dst.dtype, dst.shape)
+		return invalid("copy of %s %v to %s %v", src.dtype, src.shape, dst.dtype, dst.shape)
 	}
-	return d, s, nil
+	return CopyBytes(dst, 0, src, 0, dst.size)
+}
+
+// CopyBytes copies n bytes of src, from the byte from on, to dst, from the byte to on,
+// whatever their types and shapes; for the rest it is as [Copy]. It does not allocate
+// on Go's heap.
+func CopyBytes(dst *Tensor, to int, src *Tensor, from, n int) error {
+	if err := copyable(dst, src); err != nil {
+		return err
+	}
+	if n < 0 || to < 0 || n > dst.size-to || from < 0 || n > src.size-from {
+		return invalid("copy of %d bytes, from byte %d of %d to byte %d of %d", n, from, src.size, to, dst.size)
+	}
+	if n == 0 {
+		return nil
+	}
+	if dst.OnCPU() && src.OnCPU() {
+		copy(dst.Bytes()[to:][:n], src.Bytes()[from:])
+		return nil
+	}
+	lib, err := current()
+	if err != nil {
+		return err
+	}
+	return wrap("copy", capi.CopyMemory(lib.env, dst.mem.info, unsafe.Add(dst.mem.data, dst.offset+to),
+		src.mem.info, unsafe.Add(src.mem.data, src.offset+from), n))
+}
+
+// copyable reports a tensor that is missing or closed.
+func copyable(dst, src *Tensor) error {
+	if _, err := dst.usable("copy", "destination"); err != nil {
+		return err
+	}
+	_, err := src.usable("copy", "source")
+	return err
 }

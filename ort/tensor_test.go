@@ -187,17 +187,20 @@ func TestCopy(t *testing.T) {
 	head, err := y.View(8, 2)
 	require.NoError(t, err)
 	defer head.Close()
-	require.NoError(t, ort.CopyAll([]*ort.Tensor{none, tail, x}, []*ort.Tensor{none, head, y}))
+	require.NoError(t, ort.Copy(tail, head))
 	require.Equal(t, []float32{0, 3, 4, 0}, ort.Data[float32](z))
-	require.NoError(t, ort.CopyAll(nil, nil))
+	require.NoError(t, ort.CopyBytes(tail, 2, head, 6, 2), "across elements, within views")
+	require.NoError(t, ort.CopyBytes(tail, 8, none, 0, 0))
+	require.Equal(t, []byte{0, 0, 0x80, 0x40}, tail.Bytes()[:4])
+	for _, c := range [][3]int{{-1, 0, 1}, {0, -1, 1}, {0, 0, -1}, {5, 0, 4}, {0, 5, 4}, {9, 0, 0}, {0, 0, math.MaxInt}, {math.MaxInt, 0, 1}} {
+		requireError(t, ort.CopyBytes(tail, c[0], head, c[1], c[2]), ort.ErrInvalidArgument, "copy of")
+	}
 
 	requireError(t, ort.Copy(x, tail), ort.ErrInvalidArgument, "[2] to float32 [1 4]")
 	requireError(t, ort.Copy(x, nil), ort.ErrInvalidArgument, "copy source: invalid argument: no tensor")
 	requireError(t, ort.Copy(x, tensor(t, ort.Int32, make([]int32, 4), 4)), ort.ErrInvalidArgument, "int32 [4] to float32")
-	requireError(t, ort.CopyAll([]*ort.Tensor{x}, nil), ort.ErrInvalidArgument, "0 tensors to 1")
-	clear(ort.Data[float32](x))
 	closed := floats(t, []float32{0}, 1)
 	closed.Close()
-	requireError(t, ort.CopyAll([]*ort.Tensor{x, closed}, []*ort.Tensor{y, closed}), ort.ErrClosed, "copy destination")
-	require.Equal(t, make([]float32, 4), ort.Data[float32](x), "nothing is copied where one cannot be")
+	requireError(t, ort.Copy(closed, closed), ort.ErrClosed, "copy destination")
+	requireError(t, ort.CopyBytes(x, 0, closed, 0, 0), ort.ErrClosed, "copy source")
 }

@@ -59,8 +59,13 @@ func closeAll(ts []*ort.Tensor) {
 	}
 }
 
+// newCache makes keys or values of a layer, for n sequences of at most so many tokens.
+func (l *layout) newCache(n, tokens int) (*ort.Tensor, error) {
+	return l.session.NewTensor(l.at.kv, l.kvType, int64(n), l.kvHeads, int64(tokens), l.kvWidth)
+}
+
 func (c *cache) tensor(tokens int) (*ort.Tensor, error) {
-	return ort.NewTensor(c.layout.kvType, 1, c.layout.kvHeads, int64(tokens), c.layout.kvWidth)
+	return c.layout.newCache(1, tokens)
 }
 
 // next is the capacity to grow to for n tokens of at most context: a half more than there is, so that
@@ -106,27 +111,34 @@ func (c *cache) resized(i, capacity, length int) (*ort.Tensor, error) {
 		return nil, err
 	}
 	if old := c.past[i]; old != nil {
-		c.copy(t, old, length)
+		if err := c.layout.copyTokens(t, 0, old, 0, length); err != nil {
+			t.Close()
+			return nil, err
+		}
 		old.Close()
 	}
 	return t, nil
 }
 
-// copy takes the first n tokens of each head.
-func (c *cache) copy(dst, src *ort.Tensor, n int) {
-	heads := int(c.layout.kvHeads)
-	size := n * c.layout.rowBytes()
-	to, from := dst.Bytes(), src.Bytes()
-	for h := range heads {
-		copy(to[h*len(to)/heads:][:size], from[h*len(from)/heads:])
+// copyTokens copies n tokens of each head of src, from one on, to dst.
+func (l *layout) copyTokens(dst *ort.Tensor, to int, src *ort.Tensor, from, n int) error {
+	row := l.rowBytes()
+	dstHead, srcHead := int(dst.Shape()[2])*row, int(src.Shape()[2])*row
+	for h := range int(l.kvHeads) {
+		if err := ort.CopyBytes(dst, h*dstHead+to*row, src, h*srcHead+from*row, n*row); err != nil {
+			return err
+		}
 	}
+	return nil
 }
 
 // clone takes the first n tokens of another cache, for which there is room.
 func (c *cache) clone(other *cache, n int) error {
 	for i, src := range other.past {
 		if c.layout.shared {
-			c.copy(c.past[i], src, n)
+			if err := c.layout.copyTokens(c.past[i], 0, src, 0, n); err != nil {
+				return err
+			}
 			continue
 		}
 		same, err := src.View(0, src.Shape()...) // no step writes to a past that is not shared with a present
@@ -189,12 +201,14 @@ func (c *cache) truncate(length, n int) error {
 	short := make([]*ort.Tensor, len(c.past))
 	for i, old := range c.past {
 		t, err := c.tensor(n)
+		if err == nil {
+			short[i] = t
+			err = c.layout.copyTokens(t, 0, old, 0, n)
+		}
 		if err != nil {
 			closeAll(short)
 			return err
 		}
-		c.copy(t, old, n)
-		short[i] = t
 	}
 	closeAll(c.past)
 	c.past = short
@@ -217,18 +231,51 @@ func (c *cache) begin(n int) error {
 	return nil
 }
 
-// spans calls f with where tokens from to to lie in the cache: for keys and values of each layer in turn, head
-// by head.
-func (c *cache) spans(from, to int, f func(span []byte)) {
-	if from == to {
-		return
-	}
-	row, heads := c.layout.rowBytes(), int(c.layout.kvHeads)
-	for _, t := range c.past {
-		b := t.Bytes()
-		for h := range heads {
-			f(b[h*len(b)/heads+from*row:][:(to-from)*row])
+// read calls f, head by head, with tokens from to to of the keys or values i: as they lie in the cache, or a copy where
+// that is on a device.
+func (c *cache) read(i, from, to int, f func(head int, span []byte)) error {
+	t := c.past[i]
+	if !t.OnCPU() {
+		copied, err := c.staging(to - from)
+		if err != nil {
+			return err
 		}
+		defer copied.Close()
+		if err := c.layout.copyTokens(copied, 0, t, from, to-from); err != nil {
+			return err
+		}
+		t, from, to = copied, 0, to-from
+	}
+	c.layout.spans(t, from, to, f)
+	return nil
+}
+
+// write calls f, head by head, to fill in tokens from to to of the keys or values i.
+func (c *cache) write(i, from, to int, f func(head int, span []byte)) error {
+	t := c.past[i]
+	if t.OnCPU() {
+		c.layout.spans(t, from, to, f)
+		return nil
+	}
+	filled, err := c.staging(to - from)
+	if err != nil {
+		return err
+	}
+	defer filled.Close()
+	c.layout.spans(filled, 0, to-from, f)
+	return c.layout.copyTokens(t, from, filled, 0, to-from)
+}
+
+// staging is memory of the CPU for n tokens of a layer's keys or values on a device.
+func (c *cache) staging(n int) (*ort.Tensor, error) {
+	return ort.NewTensor(c.layout.kvType, 1, c.layout.kvHeads, int64(n), c.layout.kvWidth)
+}
+
+// spans calls f with where tokens from to to lie in keys or values that are on the CPU, head by head.
+func (l *layout) spans(t *ort.Tensor, from, to int, f func(head int, span []byte)) {
+	b, row := t.Bytes(), l.rowBytes()
+	for h := range int(l.kvHeads) {
+		f(h, b[(h*int(t.Shape()[2])+from)*row:][:(to-from)*row])
 	}
 }
 

@@ -3,6 +3,8 @@ package runner
 import (
 	"context"
 	"time"
+
+	"github.com/qwenrt/qwenrt/ort"
 )
 
 // Decoder is what a generation runs on: a sequence, or a slot of a batch.
@@ -55,3 +57,15 @@ func LargestFirst(file string) error {
 	}
 	return err
 }
+
+// Residence is where the cache of a model like r would lie, and its logits, and why, if its session had inputs and outputs
+// elsewhere.
+func Residence(r *Runner, input, output func(string) (ort.Location, error)) (kv, logits ort.Location, reason string, err error) {
+	l := *r.layout
+	l.at = residence{}
+	err = l.readResidence(input, output)
+	return l.at.kv, l.at.logits, l.at.reason, err
+}
+
+// Session is that of r.
+func Session(r *Runner) *ort.Session { return r.session }

@@ -13,6 +13,8 @@ import (
 
 // layout is what a graph takes and gives.
 type layout struct {
+	session *ort.Session
+	at      residence
 	layers  []layerNames
 	kvHeads int64
 	headDim int64
@@ -22,8 +24,8 @@ type layout struct {
 	// shared: past and present may be one buffer of fixed capacity, as GroupQueryAttention
 	// allows. Otherwise present is a new, longer tensor after each step.
 	shared bool
-	// batched: rows of a batch may differ in length, since attention takes each one's from the sum of its
-	// row of attention_mask.
+	// batched: rows of a batch may differ in length, and attention_mask may be longer than they are, since attention takes
+	// the length of each from the sum of its row, and nothing else looks at the mask.
 	batched   bool
 	positions bool // the graph wants position_ids
 	keep      bool // the graph takes num_logits_to_keep
@@ -54,9 +56,9 @@ const (
 var pastName = regexp.MustCompile(`^past_key_values\.(\d+)\.(key|value)$`)
 
 // readLayout reads names and shapes from the session, from the graph what the session does not tell, and
-// from the configuration the sizes that the graph leaves open. All its errors are ErrNotModel.
+// from the configuration the sizes that the graph leaves open. Its errors are ErrNotModel, and those of the session.
 func readLayout(session *ort.Session, model *ir.Model, c modelConfig) (*layout, error) {
-	l := &layout{}
+	l := &layout{session: session}
 	inputs, outputs := byName(session.Inputs()), byName(session.Outputs())
 	err := l.readInputs(session.Inputs())
 	if err == nil {
@@ -72,6 +74,9 @@ func readLayout(session *ort.Session, model *ir.Model, c modelConfig) (*layout, 
 		return nil, fmt.Errorf("%w: %w", ErrNotModel, err)
 	}
 	l.readGraph(model.Graph)
+	if err := l.readResidence(session.InputLocation, session.OutputLocation); err != nil {
+		return nil, wrap(err)
+	}
 	return l, nil
 }
 
@@ -216,7 +221,7 @@ func (l *layout) readGraph(g *ir.Graph) {
 	for _, v := range g.Outputs() {
 		outputs[v.Name] = v
 	}
-	l.shared, l.batched = true, anyBatch(g)
+	l.shared, l.batched = true, anyBatch(g) && summed(inputs[attentionMask])
 	l.kvBits, l.headDim = l.kvType.Bits(), l.kvWidth
 	for _, n := range l.layers {
 		if past := inputs[n.pastKey]; past != nil && len(past.Uses()) == 1 && past.Uses()[0].Node.Int("kv_cache_bit_width", 0) == 4 {
@@ -253,6 +258,14 @@ func inPlace(past, present *ir.Value, which int) *ir.Node {
 func anyBatch(g *ir.Graph) bool {
 	return !slices.ContainsFunc(g.Inputs(), func(v *ir.Value) bool {
 		return v.Type != nil && len(v.Type.Shape) > 1 && v.Type.Shape[0].Size >= 0
+	})
+}
+
+// summed reports whether all that is made of v, a mask, are sums and its shape.
+func summed(v *ir.Value) bool {
+	return !slices.ContainsFunc(v.Uses(), func(u ir.Use) bool {
+		n := u.Node
+		return !(n.Is("", "Shape") || n.Is("", "ReduceSum") || n.Is("", "Cast") && summed(n.Output(0)))
 	})
 }
 

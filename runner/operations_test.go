@@ -25,23 +25,30 @@ func TestOperations(t *testing.T) {
 		"shared cache":   {toy{layers: 2, heads: 2, headDim: 16, rotary: toyContext}, runner.Options{PrefillChunk: 40}, 4000},
 		"unshared cache": {toy{layers: 2, heads: 2, unshared: true}, runner.Options{PrefillChunk: 40}, 3000},
 		"slots":          {toy{layers: 2, heads: 2, headDim: 16, rotary: toyContext}, runner.Options{PrefillChunk: 40, Slots: 4, PrefixCache: 1 << 16}, 3000},
+		"fixed steps": {
+			toy{layers: 2, heads: 2, headDim: 16, rotary: toyContext}, runner.Options{PrefillChunk: 40, FixedSteps: true, PrefixCache: 1 << 16}, 1000,
+		},
+		"fixed steps of slots": {toy{layers: 2, heads: 2, headDim: 16, rotary: toyContext}, runner.Options{PrefillChunk: 40, FixedSteps: true, Slots: 4}, 1000},
 	} {
 		t.Run(name, func(t *testing.T) {
-			o := operations{
-				t: t, r: c.model.open(t, c.options), random: rand.New(rand.NewPCG(11, 12)),
-				path: filepath.Join(t.TempDir(), "snapshot"),
-			}
-			o.fresh = sequence(t, open(t, o.r.Info().Dir, runner.Options{}))
-			for range c.steps {
-				o.step()
-			}
-			for _, row := range o.rows {
-				row.Close()
-			}
-			require.Positive(t, o.cancelled, "some runs were stopped")
-			require.Greater(t, o.compared, c.steps/3)
+			operate(t, c.model.open(t, c.options), c.steps)
 		})
 	}
+}
+
+// operate does so many things.
+func operate(t *testing.T, r *runner.Runner, steps int) {
+	t.Helper()
+	o := operations{t: t, r: r, random: rand.New(rand.NewPCG(11, 12)), path: filepath.Join(t.TempDir(), "snapshot")}
+	o.fresh = sequence(t, open(t, o.r.Info().Dir, runner.Options{}))
+	for range steps {
+		o.step()
+	}
+	for _, row := range o.rows {
+		row.Close()
+	}
+	require.Positive(t, o.cancelled, "some runs were stopped")
+	require.Greater(t, o.compared, steps/3)
 }
 
 type operations struct {

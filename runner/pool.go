@@ -1,10 +1,6 @@
 package runner
 
-import (
-	"slices"
-
-	"github.com/qwenrt/qwenrt/ort"
-)
+import "github.com/qwenrt/qwenrt/ort"
 
 // pool is the KV cache of a batch: for each layer keys and values [places, heads, C, head size]. The cache
 // of place i is a view of it, [1, heads, C, head size], and that of the first n places is one too.
@@ -41,7 +37,7 @@ func (p *pool) grow(capacity int, places []*Sequence) (err error) {
 		}
 	}()
 	for i, old := range p.tensors {
-		if p.tensors[i], err = ort.NewTensor(p.layout.kvType, int64(p.places), p.layout.kvHeads, int64(capacity), p.layout.kvWidth); err != nil {
+		if p.tensors[i], err = p.layout.newCache(p.places, capacity); err != nil {
 			p.tensors[i] = old
 			return err
 		}
@@ -77,7 +73,10 @@ func (p *pool) put(s *Sequence, i, at int) error {
 	}
 	old := s.cache.past[i]
 	if old != nil {
-		s.cache.copy(v, old, s.Len())
+		if err := p.layout.copyTokens(v, 0, old, 0, s.Len()); err != nil {
+			v.Close()
+			return err
+		}
 	}
 	if err := s.cache.place(i, v); err != nil {
 		return err
@@ -107,24 +106,34 @@ func (s *Sequence) lent(capacity int) error {
 	return s.growMask(capacity)
 }
 
-// batch is the step in which the first places of a pool take a token each.
+// batch is the step in which the first places of a pool take a token each. Its shapes change with the number of places
+// alone: attention_mask is [places, C], and its rows have ones for as many tokens as a place has.
 type batch struct {
 	feed
 	pool    *pool // nil: not open
 	in, out []*ort.Slot
-	bound   int // places of the cache that are bound
+	bound   int   // places of the cache that are bound
+	graphs  int   // mark of runs with one place, behind which those of more follow; 0: none
+	ones    []int // in each row of the mask
 }
 
 // open is for a pool as large as it is now.
-func (b *batch) open(r *Runner, p *pool) (err error) {
-	if err := b.feed.open(r, p.places); err != nil {
+func (b *batch) open(r *Runner, p *pool, c *control) (err error) {
+	if err := b.feed.open(r, p.places, c); err != nil {
 		return err
 	}
+	b.graphs = r.newGraphs(p.places)
 	if b.in, b.out, err = r.layout.cacheSlots(b.binding); err != nil {
 		return err
 	}
-	b.pool = p
-	return b.growMask(p.places * p.capacity)
+	if err := b.mask.make(r.layout, r.layout.at.mask, ort.Int64, int64(p.places), int64(p.capacity)); err != nil {
+		return err
+	}
+	if err := b.bindLogits(p.places, 1); err != nil { // for all at once, or their place would change
+		return err
+	}
+	b.pool, b.ones = p, make([]int, p.places)
+	return b.mask.send(0, p.places*p.capacity) // zeros
 }
 
 // close lets go of the pool's memory, too.
@@ -135,26 +144,39 @@ func (b *batch) close() {
 
 // fill sets the inputs of a step with a token for each row, to be written at that position.
 func (b *batch) fill(tokens []int32, at []int) error {
-	n, total := len(tokens), slices.Max(at)+1
+	n := len(tokens)
 	if err := b.bind(n); err != nil {
 		return err
 	}
-	if err := b.shape(n, 1, total, 1); err != nil {
+	if err := b.shape(n, 1, b.pool.capacity, 1); err != nil {
 		return err
 	}
-	ids, mask := ort.Data[int64](b.ids), ort.Data[int64](b.mask)
 	for i := range n {
-		ids[i] = int64(tokens[i])
-		if b.positions != nil {
-			ort.Data[int64](b.positions)[i] = int64(at[i])
+		ort.Data[int64](b.ids.seen)[i] = int64(tokens[i])
+		if b.positions.bound != nil {
+			ort.Data[int64](b.positions.seen)[i] = int64(at[i])
 		}
-		for j, row := 0, mask[i*total:(i+1)*total]; j < total; j++ {
-			row[j] = 0
-			if j <= at[i] {
-				row[j] = 1
-			}
+		if err := b.extend(i, at[i]+1); err != nil {
+			return err
 		}
 	}
+	return nil
+}
+
+// extend makes the first n entries of a row of the mask ones, and the others zeros. It writes those that change.
+func (b *batch) extend(row, n int) error {
+	from, to, value := b.ones[row], n, int64(1)
+	if n < from {
+		from, to, value = n, from, 0
+	}
+	first := row * b.pool.capacity
+	for i, m := from, ort.Data[int64](b.mask.seen)[first:]; i < to; i++ {
+		m[i] = value
+	}
+	if err := b.mask.send(first+from, to-from); err != nil {
+		return err
+	}
+	b.ones[row] = n
 	return nil
 }
 
@@ -179,5 +201,8 @@ func (b *batch) bind(n int) error {
 		}
 	}
 	b.bound = n
+	if b.graphs > 0 {
+		b.graph = b.graphs + n - 1
+	}
 	return nil
 }

@@ -2,8 +2,11 @@ package runner
 
 import (
 	"container/list"
+	"runtime"
 	"slices"
 	"sync"
+
+	"golang.org/x/sync/errgroup"
 
 	"github.com/qwenrt/qwenrt/ort"
 )
@@ -129,36 +132,44 @@ func (p *prefixCache) load(s *Sequence, tokens []int32) (int, error) {
 	if err := s.cache.begin(n); err != nil {
 		return 0, err
 	}
-	var copies sync.WaitGroup // on all cores: the first touch of each page is most of the time
-	for i, b := range path {
-		copies.Go(func() {
-			kept := b.data.Bytes()
-			s.cache.spans(i*prefixBlock, min((i+1)*prefixBlock, n), func(span []byte) {
-				copy(span, kept)
-				kept = kept[prefixBlock*p.layout.rowBytes():]
+	var copies errgroup.Group // on all cores: the first touch of each page is most of the time
+	copies.SetLimit(runtime.GOMAXPROCS(0))
+	for i := range s.cache.past {
+		copies.Go(func() error {
+			return s.cache.write(i, 0, n, func(head int, span []byte) {
+				for _, b := range path {
+					span = span[copy(span, p.kept(b, i, head)):]
+				}
 			})
 		})
 	}
-	copies.Wait()
+	if err := copies.Wait(); err != nil {
+		return 0, err
+	}
 	s.tokens = append(s.tokens, tokens[:n]...)
 	p.stats.CachedTokens += int64(n)
 	return n, nil
 }
 
+// kept is what b has of a head of the keys or values i.
+func (p *prefixCache) kept(b *block, i, head int) []byte {
+	size := prefixBlock * p.layout.rowBytes()
+	return b.data.Bytes()[(i*int(p.layout.kvHeads)+head)*size:][:size]
+}
+
 // store keeps the whole blocks of tokens, whose keys and values are in c, that are not known, as far as there is
-// room or older ones can go. Without memory it keeps what it has.
+// room or older ones can go. Without memory, and where the cache cannot be read, it keeps what it has.
 func (p *prefixCache) store(tokens []int32, c *cache) {
 	p.mu.Lock()
 	defer p.mu.Unlock()
 	path := p.known(tokens)
 	p.use(path)
-	for from := len(path) * prefixBlock; from+prefixBlock <= len(tokens) && p.room(); from += prefixBlock {
+	known := len(path)
+	for from := known * prefixBlock; from+prefixBlock <= len(tokens) && p.room(); from += prefixBlock {
 		data, err := ort.NewTensor(ort.Uint8, p.size)
 		if err != nil {
 			break
 		}
-		kept := data.Bytes()
-		c.spans(from, from+prefixBlock, func(span []byte) { kept = kept[copy(kept, span):] })
 		above := p.end(path)
 		b := &block{tokens: [prefixBlock]int32(tokens[from:]), above: above, data: data, used: p.now}
 		b.place = p.recent.PushFront(b)
@@ -169,7 +180,31 @@ func (p *prefixCache) store(tokens []int32, c *cache) {
 		p.stats.Bytes += p.size
 		path = append(path, b)
 	}
+	if err := p.fill(path[known:], known*prefixBlock, c); err != nil {
+		for _, b := range slices.Backward(path[known:]) {
+			p.drop(b)
+		}
+		path = path[:known]
+	}
 	p.use(path)
+}
+
+// fill copies keys and values of the tokens from one on to blocks.
+func (p *prefixCache) fill(blocks []*block, from int, c *cache) error {
+	if len(blocks) == 0 {
+		return nil
+	}
+	for i := range c.past {
+		err := c.read(i, from, from+len(blocks)*prefixBlock, func(head int, span []byte) {
+			for _, b := range blocks {
+				span = span[copy(p.kept(b, i, head), span):]
+			}
+		})
+		if err != nil {
+			return err
+		}
+	}
+	return nil
 }
 
 // room drops what was used longest ago until another block fits, if that can be without dropping what is in

@@ -13,6 +13,7 @@ import (
 	"slices"
 	"strings"
 	"sync"
+	"sync/atomic"
 
 	"github.com/qwenrt/qwenrt/graphopt/ir"
 	"github.com/qwenrt/qwenrt/ort"
@@ -39,6 +40,13 @@ type Options struct {
 	// bound once and never grow. Memory that is not used is not resident on most systems, but counts as
 	// reserved; see MaxContext. Graphs without a shared cache grow all the same.
 	ReserveContext bool
+	// FixedSteps gives all decode steps one shape at one place in memory: the token in input_ids [1, 1], attention_mask
+	// [1, context] with ones for the tokens that there are, and a cache for the whole context. So a provider can record a
+	// step and play it back, as CUDA graphs do: each memory that steps are bound to has a number of its own in the run option
+	// gpu_graph_id, which is -1 for prompts; closed sequences leave theirs to the next; and all runs are on one thread of the
+	// operating system, one after the other. Beyond 4 sequences at once, others decode as without it. It implies
+	// ReserveContext, and wants a graph that Slots could be used with. Nothing records on a CPU.
+	FixedSteps bool
 	// MaxContext bounds prompt and answer together, below what the model allows. Default: the model's own.
 	MaxContext int
 	// Slots is how many generations share the runs of the session, a row of a batch each: together they are
@@ -119,6 +127,9 @@ type Runner struct {
 	template *chat.Template // nil where the folder has none
 	tmplErr  error
 
+	thread       *thread        // that runs the session; nil: any does, and steps have no fixed shape
+	graphs       atomic.Int64   // the last number of a graph
+	fixtures     fixtures       // of closed sequences
 	scheduler    *scheduler     // nil: each generation has runs of its own
 	prefix       *prefixCache   // nil: none
 	tokHash      *[32]byte      // under mu; nil until it is needed
@@ -144,9 +155,13 @@ type Info struct {
 	ContextLength int    // tokens that prompt and answer may have together
 	KVType        string // such as float32, int8, or int4, which lies two in a byte
 	SharedKV      bool   // past and present are one buffer, so a step copies nothing
+	KVMemory      string // that the KV cache lies in: "Cpu", or a device's, such as "Cuda:0"
+	LogitsMemory  string // that the session writes logits to; of a device's, the rows that are needed are copied to the CPU
+	MemoryReason  string // why the cache lies on the CPU although the session works on a device; empty where it does not
 	LastLogits    bool   // the graph computes only the rows of logits that are asked for
 	PrefillChunk  int    // tokens of a prompt that are run at once, at most
 	ScoresBytes   int64  // bound of one layer's attention scores, which makes chunks smaller; 0 is none
+	FixedSteps    bool   // decode steps have one shape, for providers that record them
 	Slots         int    // generations that share runs; 0: each has its own
 	Queue         int    // that may wait for a slot
 	PrefixCache   int64  // bytes for prompts that may be used again; 0: none
@@ -180,7 +195,7 @@ func Open(ctx context.Context, path string, o Options) (*Runner, error) {
 	r := &Runner{
 		file: file,
 		dir:  configDir(file), chunk: cmp.Or(o.PrefillChunk, DefaultPrefillChunk),
-		scores: o.ScoresBytes, reserve: o.ReserveContext,
+		scores: o.ScoresBytes, reserve: o.ReserveContext || o.FixedSteps,
 	}
 	if err := r.load(ctx, file, o); err != nil {
 		_ = r.Close() // what matters is why there is nothing to close
@@ -378,6 +393,9 @@ func (r *Runner) describe(threads int) {
 		ContextLength: r.context,
 		KVType:        l.cacheType(),
 		SharedKV:      l.shared,
+		KVMemory:      l.at.kv.String(),
+		LogitsMemory:  l.at.logits.String(),
+		MemoryReason:  l.at.reason,
 		LastLogits:    l.keep,
 		PrefillChunk:  r.chunk,
 		ScoresBytes:   r.scores,
@@ -393,6 +411,13 @@ func (r *Runner) schedule(o Options, file string) error {
 	if o.PrefixCache > 0 {
 		r.prefix = newPrefixCache(r.layout, o.PrefixCache)
 		r.info.PrefixCache = o.PrefixCache
+	}
+	if o.FixedSteps {
+		if !r.layout.batched {
+			return fmt.Errorf("runner: %s: %w: Options.FixedSteps is set, and the graph takes lengths from shapes: optimize it", file, ErrNotModel)
+		}
+		r.info.FixedSteps = true
+		r.thread = newThread()
 	}
 	if o.Slots == 0 {
 		return nil
@@ -444,8 +469,12 @@ func (r *Runner) Close() error {
 	if r.prefix != nil {
 		r.prefix.close()
 	}
+	r.fixtures.close()
 	if r.session != nil {
 		r.session.Close()
+	}
+	if r.thread != nil {
+		r.thread.close()
 	}
 	if r.tok != nil {
 		return wrap(r.tok.Close())

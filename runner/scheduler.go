@@ -421,7 +421,9 @@ func (s *scheduler) run() (wait time.Duration) {
 		s.runAlone(s.next())
 		return 0
 	case !waiting:
-		s.release()
+		if s.r.thread == nil { // or what was captured for its memory would be lost
+			s.release()
+		}
 		return idle
 	}
 	if expected {
@@ -524,7 +526,7 @@ func (s *scheduler) runAlone(t *slot) {
 func (t *slot) keep(p *Sequence, rows int) {
 	t.logits = t.logits[:0]
 	for i := range rows {
-		t.logits = append(t.logits, p.row(p.rows-rows+i)...)
+		t.logits = append(t.logits, p.row(i)...)
 	}
 }
 
@@ -602,7 +604,7 @@ func (s *scheduler) runBatch() {
 	begin := time.Now()
 	if err == nil && rows != nil {
 		err = s.unlocked(func() error {
-			if err := s.batch.binding.Run(s.batch.control); err != nil {
+			if err := s.batch.run(); err != nil {
 				return wrap(err)
 			}
 			for i, t := range rows {
@@ -640,8 +642,7 @@ func (s *scheduler) gather() ([]*slot, error) {
 	}
 	n := s.compact()
 	if s.batch.pool == nil {
-		if err := s.batch.open(s.r, &s.pool); err != nil {
-			s.batch.close()
+		if err := s.openBatch(); err != nil {
 			return nil, wrap(err)
 		}
 	}
@@ -661,6 +662,18 @@ func (s *scheduler) gather() ([]*slot, error) {
 		}
 	}
 	return rows, nil
+}
+
+func (s *scheduler) openBatch() error {
+	c, err := newControl()
+	if err != nil {
+		return err
+	}
+	if err := s.batch.open(s.r, &s.pool, c); err != nil {
+		s.batch.close()
+		return err
+	}
+	return nil
 }
 
 // fit makes room for those who wait for a token, and reports whether there are any. Who needs more than there is

@@ -15,6 +15,8 @@ import (
 type Sequence struct {
 	feed   // its runner is nil once the sequence is closed
 	cache  cache
+	fixed  *fixture // nil: steps have the shape that the tokens give them
+	ran    *feed    // what the last run was bound to
 	tokens []int32
 	prefix *prefixCache // that prompts begin with; nil: none
 	hit    int          // tokens that the last prompt had from there
@@ -23,28 +25,48 @@ type Sequence struct {
 
 // NewSequence starts an empty sequence. Close it: the garbage collector does not see its memory.
 func (r *Runner) NewSequence() (*Sequence, error) {
-	s, err := r.newSequence()
-	if err != nil {
-		return nil, err
-	}
-	if r.reserve && r.layout.shared {
-		if err := s.reserve(r.context); err != nil {
-			s.Close()
-			return nil, err
+	fix := false
+	if r.thread != nil {
+		var s *Sequence
+		if s, fix = r.fixtures.take(); s != nil {
+			return s, nil
 		}
 	}
-	return s, nil
+	s, err := r.newSequence()
+	switch {
+	case err != nil:
+	case fix:
+		err = wrap(s.fix())
+	case r.reserve && r.layout.shared:
+		err = s.reserve(r.context)
+	}
+	if err == nil {
+		return s, nil
+	}
+	if s != nil {
+		s.free()
+	}
+	if fix {
+		r.fixtures.give()
+	}
+	return nil, err
 }
 
 // newSequence is NewSequence without a cache.
 func (r *Runner) newSequence() (*Sequence, error) {
 	s := &Sequence{}
-	err := s.feed.open(r, r.chunk)
+	c, err := newControl()
+	if err == nil {
+		err = s.feed.open(r, r.chunk, c)
+	}
+	if err == nil {
+		err = s.bindKeep()
+	}
 	if err == nil {
 		err = s.cache.open(s.binding, r.layout)
 	}
 	if err != nil {
-		s.Close()
+		s.free()
 		return nil, wrap(err)
 	}
 	return s, nil
@@ -56,6 +78,16 @@ func (s *Sequence) Close() {
 		return
 	}
 	s.keep()
+	if s.fixed == nil || !s.r.fixtures.keep(s) {
+		s.free()
+	}
+}
+
+// free releases what s is bound to.
+func (s *Sequence) free() {
+	if s.fixed != nil {
+		s.fixed.close()
+	}
 	s.feed.close()
 	s.cache.close()
 	s.r = nil
@@ -152,13 +184,14 @@ func (s *Sequence) keep() {
 // that they are given, at the price of some allocations; where one context serves many steps, Watch it
 // once and give them context.Background().
 func (s *Sequence) Watch(ctx context.Context) (stop func()) {
-	if ctx.Done() == nil {
+	if ctx.Done() == nil || s.r == nil {
 		return func() {}
 	}
-	end := s.control.Watch(ctx)
+	c := s.control
+	end := c.Watch(ctx)
 	return func() {
 		end()
-		_ = s.control.Reset() // or the next run would be stopped too; fails on a closed sequence alone
+		_ = c.Reset() // or the next run would be stopped too; fails on a closed sequence alone
 	}
 }
 
@@ -190,7 +223,7 @@ func (s *Sequence) Prefill(ctx context.Context, tokens []int32) ([]float32, erro
 		return nil, err
 	}
 	s.unkept = s.prefix != nil
-	return s.row(s.rows - 1), nil
+	return s.row(0), nil
 }
 
 // recall takes what the prefix cache has of a prompt, and says of how many tokens.
@@ -232,7 +265,7 @@ func (s *Sequence) Decode(ctx context.Context, token int32) ([]float32, error) {
 	if err := s.step(one[:], 1); err != nil {
 		return nil, err
 	}
-	return s.row(s.rows - 1), nil
+	return s.row(0), nil
 }
 
 // extend appends tokens in chunks, and shows all rows of logits if there is somebody to see them.
@@ -304,13 +337,10 @@ func (s *Sequence) step(tokens []int32, rows int) error {
 	if err := s.reserve(total); err != nil {
 		return err
 	}
-	if err := s.bind(tokens, total, rows); err != nil {
+	if err := s.prepare(tokens, total, rows); err != nil {
 		return wrap(err)
 	}
-	if err := s.cache.before(s.Len(), total); err != nil {
-		return wrap(err)
-	}
-	if err := s.binding.Run(s.control); err != nil {
+	if err := s.ran.run(); err != nil {
 		return wrap(err)
 	}
 	s.cache.after()
@@ -318,17 +348,34 @@ func (s *Sequence) step(tokens []int32, rows int) error {
 	return nil
 }
 
+// prepare binds a step.
+func (s *Sequence) prepare(tokens []int32, total, rows int) error {
+	if s.fixed != nil && len(tokens) == 1 {
+		s.ran = &s.fixed.step.feed
+		at := [1]int{s.Len()}
+		return s.fixed.step.fill(tokens, at[:])
+	}
+	s.ran = &s.feed
+	if err := s.bind(tokens, total, rows); err != nil {
+		return err
+	}
+	return s.cache.before(s.Len(), total)
+}
+
+// row is a row of logits of the last run.
+func (s *Sequence) row(i int) []float32 { return s.ran.row(i) }
+
 // bind sets the inputs of a step.
 func (s *Sequence) bind(tokens []int32, total, rows int) error {
 	if err := s.shape(1, len(tokens), total, rows); err != nil {
 		return err
 	}
-	ids := ort.Data[int64](s.ids)
+	ids := ort.Data[int64](s.ids.seen)
 	for i, t := range tokens {
 		ids[i] = int64(t)
 	}
-	if s.positions != nil {
-		p := ort.Data[int64](s.positions)
+	if s.positions.bound != nil {
+		p := ort.Data[int64](s.positions.seen)
 		for i := range tokens {
 			p[i] = int64(len(s.tokens) + i)
 		}

@@ -2,6 +2,7 @@ package runner
 
 import (
 	"bufio"
+	"cmp"
 	"crypto/sha256"
 	"encoding/binary"
 	"errors"
@@ -69,7 +70,12 @@ func (s *Sequence) Snapshot(path string) error {
 		if err := binary.Write(b, binary.LittleEndian, s.tokens); err != nil {
 			return err
 		}
-		s.cache.spans(0, s.Len(), func(span []byte) { _, _ = b.Write(span) }) // Flush has the error
+		for i := 0; i < len(s.cache.past) && s.Len() > 0; i++ {
+			err := s.cache.read(i, 0, s.Len(), func(_ int, span []byte) { _, _ = b.Write(span) }) // Flush has the error
+			if err != nil {
+				return err
+			}
+		}
 		if err := b.Flush(); err != nil {
 			return err
 		}
@@ -170,14 +176,16 @@ func (s *Sequence) restore(f io.Reader, h snapshotHeader) error {
 	if err := s.cache.begin(n); err != nil {
 		return err
 	}
-	var err error
-	s.cache.spans(0, n, func(span []byte) {
-		if err == nil {
-			_, err = io.ReadFull(from, span)
+	for i := 0; i < len(s.cache.past) && n > 0; i++ {
+		var err error
+		failed := s.cache.write(i, 0, n, func(_ int, span []byte) {
+			if err == nil {
+				_, err = io.ReadFull(from, span)
+			}
+		})
+		if err := cmp.Or(err, failed); err != nil {
+			return err
 		}
-	})
-	if err != nil {
-		return err
 	}
 	var stored [sha256.Size]byte
 	if _, err := io.ReadFull(b, stored[:]); err != nil {

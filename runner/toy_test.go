@@ -21,14 +21,15 @@ import (
 type toy struct {
 	layers, heads, kvHeads, headDim, vocab int
 
-	unshared   bool     // presents go through another node, so that they cannot be the pasts
-	positions  bool     // position_ids are read
-	noKeep     bool     // no num_logits_to_keep
-	scalarKeep bool     // num_logits_to_keep has rank 0
-	logits     ir.DType // default float32
-	kv         ir.DType // default float32
-	kvBits     int      // 8 or 4: the cache is quantised
-	rotary     int64    // rows of the rotary tables. Default: none
+	unshared        bool     // presents go through another node, so that they cannot be the pasts
+	positions       bool     // position_ids are read
+	maskedElsewhere bool     // the mask is not only summed
+	noKeep          bool     // no num_logits_to_keep
+	scalarKeep      bool     // num_logits_to_keep has rank 0
+	logits          ir.DType // default float32
+	kv              ir.DType // default float32
+	kvBits          int      // 8 or 4: the cache is quantised
+	rotary          int64    // rows of the rotary tables. Default: none
 
 	window int64 // tokens that attention looks back at. Default: all
 
@@ -201,6 +202,10 @@ func (b *builder) build() {
 		at := b.input("position_ids", ir.TensorType(ir.Int64, batch, length))
 		table := b.weight("positions", toyContext, hidden)
 		x = b.g.Op("Add", "place", []*ir.Value{x, b.g.Op("Gather", "position", []*ir.Value{table, at})})
+	}
+	if b.maskedElsewhere {
+		last := b.g.Op("Gather", "mask_last", []*ir.Value{b.cast(mask, "mask_float", ir.Float32), b.number("mask_end", -1)}, ir.Int("axis", 1))
+		x = b.g.Op("Mul", "masked", []*ir.Value{x, b.g.Op("Reshape", "mask_scale", []*ir.Value{last, b.g.AddInitializer("mask_shape", ir.Int64Tensor([]int64{-1, 1, 1}, 3))})})
 	}
 	for i := range b.layers {
 		x = b.g.Op("Add", "residual", []*ir.Value{x, b.attention(i, x, lengths, total)})

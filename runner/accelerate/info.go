@@ -40,6 +40,8 @@ type ModelInfo struct {
 	HeadDim    int    `json:"head_dim"`
 	Vocabulary int    `json:"vocabulary"`
 	Context    int    `json:"context_length"`
+	KVMemory   string `json:"kv_memory"`     // that the KV cache lies in: "Cpu", or a device's
+	Logits     string `json:"logits_memory"` // that the session writes logits to
 	Nodes      int    `json:"nodes"`
 	ORTVersion string `json:"onnxruntime"`
 	Library    string `json:"library"`
@@ -146,7 +148,7 @@ func (p *Prepared) describe(open runner.Info, measured Measured) Info {
 	info := Info{
 		Model: ModelInfo{
 			File: p.File, Name: modelName(p.File), Parameters: summary.Parameters, Layers: open.Layers, KVHeads: open.KVHeads, HeadDim: open.HeadDim,
-			Vocabulary: open.Vocabulary, Context: open.ContextLength, Nodes: summary.Nodes, ORTVersion: ort.Version(), Library: ort.LibraryPath(),
+			Vocabulary: open.Vocabulary, Context: open.ContextLength, KVMemory: open.KVMemory, Logits: open.LogitsMemory, Nodes: summary.Nodes, ORTVersion: ort.Version(), Library: ort.LibraryPath(),
 		},
 		Providers: open.Assignments, Fused: summary.Fusions, Quantization: summary.Quantization, BitsPerWeight: summary.BitsPerWeight,
 		Memory: Memory{Estimate: p.estimate, Measured: measured},
@@ -215,6 +217,8 @@ func (d *description) device() Outcome {
 	for _, k := range slices.Sorted(maps.Keys(provider.Options)) {
 		o.Fact += fmt.Sprintf("; %s=%s", k, provider.Options[k])
 	}
+	o.Fact += fmt.Sprintf("; KV cache in memory %s, logits in %s", d.runner.KVMemory, d.runner.LogitsMemory)
+	o.Reason = d.runner.MemoryReason
 	elsewhere := func(a ort.Assignment) bool { return a.Provider != cpuProvider }
 	if provider.Name != cpuProvider && !slices.ContainsFunc(d.runner.Assignments, elsewhere) {
 		o.Reason = fmt.Sprintf("%s takes no node of this graph: all run on the CPU", provider.Name)
@@ -426,6 +430,12 @@ func (d *description) compile() Outcome {
 		o.Fact += fmt.Sprintf("; sequences have room for %d tokens from the start", d.runner.ContextLength)
 		if !d.runner.SharedKV {
 			o.Reason = "without fused attention the cache is copied at each step, and cannot be bound once"
+		}
+	}
+	if d.runner.FixedSteps {
+		o.Fact += "; decode steps have one shape and one place in memory"
+		if d.p.Device == CUDA {
+			o.Fact += ", which the session records as CUDA graphs"
 		}
 	}
 	return o

@@ -122,7 +122,9 @@ func prepareOn(ctx context.Context, devices []Device, from Source, c Config, e E
 	for _, d := range devices {
 		p = &Prepared{Device: d, config: c, notes: map[string]string{}}
 		if err = p.on(ctx, from, e); err == nil {
-			err = try(p)
+			if err = try(p); err != nil && ctx.Err() == nil && p.unfixSteps(err) {
+				err = try(p)
+			}
 		}
 		if err == nil {
 			p.note("device", strings.Join(passed, "; "))
@@ -134,6 +136,18 @@ func prepareOn(ctx context.Context, devices []Device, from Source, c Config, e E
 		passed = append(passed, fmt.Sprintf("%s: %v", d, err))
 	}
 	return nil, err
+}
+
+// unfixSteps leaves out steps of one shape, unless they were asked for by name: not every graph can have them, and providers
+// record only those of which they run every node.
+func (p *Prepared) unfixSteps(why error) bool {
+	if !p.Options.FixedSteps || p.config.ProviderOptions[keyCUDAGraph] != "" {
+		return false
+	}
+	p.Options.FixedSteps = false
+	delete(p.Options.Providers[0].Options, keyCUDAGraph)
+	p.note("compile", fmt.Sprintf("decode steps have no fixed shape, and are not recorded: %v", why))
+	return true
 }
 
 // note says why an option is not applied.

@@ -4,6 +4,7 @@ import (
 	"cmp"
 	"fmt"
 	"slices"
+	"strconv"
 	"strings"
 
 	"github.com/qwenrt/qwenrt/graphopt"
@@ -85,8 +86,8 @@ const (
 	// CompileDefault has ONNX Runtime optimise the graph fully, once: the result is kept, and loaded from then on.
 	CompileDefault Compile = "default"
 	// ReduceOverhead also binds all buffers once: a sequence has room for the whole context from its start, and
-	// threads spin between operators. CUDA graphs are not used: they replay a step with the shapes and addresses that it was
-	// recorded with, and here the attention mask grows by a token each step. That is also why enable_cuda_graph is refused.
+	// threads spin between operators. On a device, decode steps have one shape and one place in memory besides, which CUDA
+	// records and plays back as CUDA graphs; see runner.Options.FixedSteps.
 	ReduceOverhead Compile = "reduce_overhead"
 	// MaxAutotune takes the settings that tuning has found for this model on this machine; see ReadProfile.
 	MaxAutotune Compile = "max_autotune"
@@ -158,8 +159,8 @@ func (c Config) sessionFaults() (faults []string) {
 	device := c.Device.canonical()
 	fault(device == CPU && len(c.ProviderOptions) > 0, "provider_options are for other devices than the cpu")
 	fault(device == Auto && len(c.ProviderOptions) > 0, "provider_options without a device: name the device that they are for")
-	fault(device == CUDA && c.ProviderOptions[keyCUDAGraph] != "" && c.ProviderOptions[keyCUDAGraph] != "0",
-		"provider option %s: the attention mask grows at each step, and a CUDA graph would replay the first one's", keyCUDAGraph)
+	fault(device == CUDA && c.Attention == Plain && set(c.ProviderOptions[keyCUDAGraph]),
+		"provider option %s with plain attention, in which each step has another shape", keyCUDAGraph)
 	fault(c.ProviderLibrary != "" && slices.Contains([]Device{Auto, CPU, CUDA, CoreML}, device),
 		"provider_library %q: name the provider that it brings as the device", c.ProviderLibrary)
 	return faults
@@ -170,6 +171,21 @@ const keyDeviceID = "device_id"
 
 // keyCUDAGraph is the CUDA provider's option that has runs recorded and replayed.
 const keyCUDAGraph = "enable_cuda_graph"
+
+// set reports whether a provider's option is on.
+func set(option string) bool {
+	on, err := strconv.ParseBool(option)
+	return err == nil && on
+}
+
+// fixesSteps reports whether decode steps on d have one shape and one place: for graphs of CUDA that somebody asked for by
+// name, or as a part of ReduceOverhead.
+func (c Config) fixesSteps(d Device) bool {
+	if d == CPU || d == CoreML || c.Attention == Plain {
+		return false
+	}
+	return c.Compile == ReduceOverhead && c.ProviderOptions[keyCUDAGraph] == "" || set(c.ProviderOptions[keyCUDAGraph])
+}
 
 // choice joins words as in "a, b or c".
 func choice(words []string) string {
@@ -215,6 +231,12 @@ func (c Config) options(d Device) runner.Options {
 		o.Optimization = ort.OptimizeNone
 	case c.FusedKernels != nil && !*c.FusedKernels:
 		o.Optimization = ort.OptimizeBasic // the higher levels fuse
+	}
+	if c.fixesSteps(d) {
+		o.FixedSteps = true
+		if d == CUDA {
+			o.Providers[0].Options[keyCUDAGraph] = "1"
+		}
 	}
 	if c.Compile == ReduceOverhead {
 		o.ReserveContext = true

@@ -21,11 +21,40 @@ func TestProviderFacts(t *testing.T) {
 	require.Empty(t, more.options(CPU).Providers)
 }
 
+// TestFixedStepsConfig holds when decode steps get one shape, and when CUDA is told to record them.
+func TestFixedStepsConfig(t *testing.T) {
+	named := func(value string) map[string]string { return map[string]string{keyCUDAGraph: value} }
+	for _, c := range []struct {
+		why      string
+		conf     Config
+		device   Device
+		fixed    bool
+		recorded string
+	}{
+		{"the default", Config{}, CUDA, false, ""},
+		{"a part of the level", Config{Compile: ReduceOverhead}, CUDA, true, "1"},
+		{"another provider has no such option", Config{Compile: ReduceOverhead}, "WebGPU", true, ""},
+		{"the CPU gains nothing", Config{Compile: ReduceOverhead}, CPU, false, ""},
+		{"Core ML has other graphs", Config{Compile: ReduceOverhead}, CoreML, false, ""},
+		{"asked for by name", Config{ProviderOptions: named("True")}, CUDA, true, "1"},
+		{"refused by name", Config{Compile: ReduceOverhead, ProviderOptions: named("0")}, CUDA, false, "0"},
+		{"steps of plain attention grow", Config{Compile: ReduceOverhead, Attention: Plain}, CUDA, false, ""},
+	} {
+		o := c.conf.options(c.device)
+		require.Equal(t, c.fixed, o.FixedSteps, c.why)
+		recorded := ""
+		if len(o.Providers) > 0 {
+			recorded = o.Providers[0].Options[keyCUDAGraph]
+		}
+		require.Equal(t, c.recorded, recorded, c.why)
+	}
+}
+
 func TestSharingConfig(t *testing.T) {
 	for text, c := range map[string]Config{
 		"slots is -1":              {Slots: -1},
 		"queue is -1":              {Slots: 1, Queue: -1},
-		"would replay the first":   {Device: CUDA, ProviderOptions: map[string]string{"enable_cuda_graph": "1"}},
+		"with plain attention":     {Device: CUDA, Attention: Plain, ProviderOptions: map[string]string{"enable_cuda_graph": "1"}},
 		"queue is 3 without slots": {Queue: 3},
 		"prefix_cache is -1":       {PrefixCache: -1},
 	} {

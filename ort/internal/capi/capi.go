@@ -16,8 +16,8 @@ package capi
 // #cgo nocallback capi_value_wrap
 // #cgo noescape capi_value_release
 // #cgo nocallback capi_value_release
-// #cgo noescape capi_values_copy
-// #cgo nocallback capi_values_copy
+// #cgo noescape capi_memory_copy
+// #cgo nocallback capi_memory_copy
 import "C"
 
 import (

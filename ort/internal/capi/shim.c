@@ -263,8 +263,20 @@ OrtStatus *capi_value_memory_info(const OrtValue *value, const OrtMemoryInfo **o
   return api->GetTensorMemoryInfo(value, out);
 }
 
-OrtStatus *capi_values_copy(const OrtEnv *env, OrtValue *const *src, OrtValue **dst, size_t count) {
-  return api->CopyTensors(env, (const OrtValue *const *)src, dst, NULL, count);
+static OrtStatus *bytes_over(const OrtMemoryInfo *info, void *data, size_t size, OrtValue **out) {
+  const int64_t shape[1] = {(int64_t)size};
+  return api->CreateTensorWithDataAsOrtValue(info, data, size, shape, 1, ONNX_TENSOR_ELEMENT_DATA_TYPE_UINT8, out);
+}
+
+OrtStatus *capi_memory_copy(const OrtEnv *env, const OrtMemoryInfo *to, void *dst, const OrtMemoryInfo *from, void *src,
+                            size_t size) {
+  OrtValue *written = NULL, *read = NULL;
+  OrtStatus *status = bytes_over(to, dst, size, &written);
+  if (!status) status = bytes_over(from, src, size, &read);
+  if (!status) status = api->CopyTensors(env, (const OrtValue *const *)&read, &written, NULL, 1);
+  api->ReleaseValue(read);
+  api->ReleaseValue(written);
+  return status;
 }
 
 OrtStatus *capi_binding_create(OrtSession *session, OrtIoBinding **out) { return api->CreateIoBinding(session, out); }

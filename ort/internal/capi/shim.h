@@ -104,7 +104,9 @@ OrtStatus *capi_value_shape(const OrtValue *value, OrtTensorTypeAndShapeInfo **o
 OrtStatus *capi_value_data(OrtValue *value, void **out);
 OrtStatus *capi_value_size(const OrtValue *value, size_t *out);
 OrtStatus *capi_value_memory_info(const OrtValue *value, const OrtMemoryInfo **out);
-OrtStatus *capi_values_copy(const OrtEnv *env, OrtValue *const *src, OrtValue **dst, size_t count);
+// Copies between memories, of devices or the CPU.
+OrtStatus *capi_memory_copy(const OrtEnv *env, const OrtMemoryInfo *to, void *dst, const OrtMemoryInfo *from, void *src,
+                            size_t size);
 
 OrtStatus *capi_binding_create(OrtSession *session, OrtIoBinding **out);
 void capi_binding_release(OrtIoBinding *binding);

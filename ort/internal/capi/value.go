@@ -100,8 +100,8 @@ func (t *TensorInfo) readMemory(v *Value) error {
 	return take(C.capi_value_memory_info(v, &t.Memory))
 }
 
-// CopyValues copies the elements of each of src to the value of dst in its place.
-// All of src lie in one memory, and all of dst in one.
-func CopyValues(env *Env, dst, src []*Value) error {
-	return take(C.capi_values_copy(env, unsafe.SliceData(src), unsafe.SliceData(dst), C.size_t(len(src))))
+// CopyMemory copies size bytes from src, which lies in the memory from, to dst, which
+// lies in the memory to.
+func CopyMemory(env *Env, to *MemoryInfo, dst unsafe.Pointer, from *MemoryInfo, src unsafe.Pointer, size int) error {
+	return take(C.capi_memory_copy(env, to, dst, from, src, C.size_t(size)))
 }
