@@ -322,15 +322,21 @@ func (d *description) blockSize() Outcome {
 	return o
 }
 
-// floatType is the type of activations, as the cache shows it, or where that is quantised, the norms.
+// floatType is the type of activations: that of the cache, or where it is quantised, of constants that are no scales.
 func (d *description) floatType() DType {
+	switch d.runner.KVType {
+	case "float32":
+		return FP32
+	case "float16":
+		return FP16
+	case "bfloat16":
+		return BF16
+	}
 	for _, c := range d.summary.Constants {
-		switch c.DType {
-		case "float16":
-			if d.count("MatMulNBits") == 0 || d.runner.KVType == "float16" {
-				return FP16
-			}
-		case "bfloat16":
+		switch {
+		case c.DType == "float16" && toldOptions(d.p.File)["half_scales"] == "":
+			return FP16
+		case c.DType == "bfloat16":
 			return BF16
 		}
 	}

@@ -7,6 +7,7 @@ import (
 	"io/fs"
 	"os"
 	"path/filepath"
+	"slices"
 	"strings"
 	"testing"
 
@@ -14,6 +15,7 @@ import (
 
 	"github.com/qwenrt/qwenrt/graphopt/inspect"
 	"github.com/qwenrt/qwenrt/graphopt/ir"
+	"github.com/qwenrt/qwenrt/models/folder"
 	"github.com/qwenrt/qwenrt/ort"
 	"github.com/qwenrt/qwenrt/quantize"
 	"github.com/qwenrt/qwenrt/runner"
@@ -70,6 +72,33 @@ func countOperators(t *testing.T, m *accelerate.Model) map[string]int {
 	return counts
 }
 
+// methods are those by which the manifest says that tensors are quantised, each once.
+func methods(t *testing.T, m *accelerate.Model) (all []string) {
+	t.Helper()
+	manifest, err := folder.ReadManifest(filepath.Dir(m.Info().Model.File))
+	require.NoError(t, err)
+	for _, q := range manifest.Quantization {
+		if !slices.Contains(all, q.Method) {
+			all = append(all, q.Method)
+		}
+	}
+	return all
+}
+
+// bits are those of the weights in MatMulNBits, each once.
+func bits(t *testing.T, m *accelerate.Model) (all []int64) {
+	t.Helper()
+	g, err := ir.Load(m.Info().Model.File)
+	require.NoError(t, err)
+	defer g.Close()
+	for _, n := range g.Graph.Nodes() {
+		if n.Is("com.microsoft", "MatMulNBits") && !slices.Contains(all, n.Int("bits", 0)) {
+			all = append(all, n.Int("bits", 0))
+		}
+	}
+	return all
+}
+
 // runs counts the operators that the model's session runs.
 func runs(t *testing.T, m *accelerate.Model) map[string]int {
 	t.Helper()
@@ -113,8 +142,15 @@ func TestOptionFacts(t *testing.T) {
 		set             func(*accelerate.Config)
 		fact            func(t *testing.T, m *accelerate.Model, on bool) // that differs between plain and the option
 	}{
+		{"precision", "int8", func(c *accelerate.Config) { c.Precision = accelerate.Int8 }, func(t *testing.T, m *accelerate.Model, on bool) {
+			require.Equal(t, on, slices.Equal(bits(t, m), []int64{8}))
+		}},
+		{"precision", "static-int8", func(c *accelerate.Config) { c.Precision, c.Calibration = accelerate.StaticInt8, few }, func(t *testing.T, m *accelerate.Model, on bool) {
+			require.Equal(t, on, countOperators(t, m)["DequantizeLinear"] > 0)
+			require.Equal(t, on, runs(t, m)["com.microsoft.MatMulIntegerToFloat"] > 0)
+		}},
 		{"precision", "int4", func(c *accelerate.Config) { c.Precision = accelerate.Int4 }, func(t *testing.T, m *accelerate.Model, on bool) {
-			require.Equal(t, on, countOperators(t, m)["com.microsoft.MatMulNBits"] > 0)
+			require.Equal(t, on, slices.Equal(bits(t, m), []int64{4}))
 		}},
 		{"precision", "fp16", func(c *accelerate.Config) { c.Precision = accelerate.Half; c.Lenient = true }, func(t *testing.T, m *accelerate.Model, on bool) {
 			require.Equal(t, map[bool]string{true: "float16", false: "float32"}[on], use(t, m).Info().KVType)
@@ -154,7 +190,17 @@ func TestOptionFacts(t *testing.T) {
 		{"algorithm", "hqq", func(c *accelerate.Config) {
 			c.Precision, c.Method, c.Symmetric = accelerate.Int4, quantize.HQQ, new(false)
 		}, func(t *testing.T, m *accelerate.Model, on bool) {
-			require.Equal(t, on, len(m.Info().Quantization) > 0 && !m.Info().Quantization[0].Symmetric)
+			require.Equal(t, on, slices.Equal(methods(t, m), []string{"hqq"}))
+			if on {
+				rtn := open(t, quick, accelerate.Config{Precision: accelerate.Int4, Method: quantize.RTN, Scale: quantize.ScaleMax, Symmetric: new(false)})
+				require.Equal(t, []string{"rtn"}, methods(t, rtn))
+				a, err := os.ReadFile(rtn.Info().Model.File + ".data")
+				require.NoError(t, err)
+				b, err := os.ReadFile(m.Info().Model.File + ".data")
+				require.NoError(t, err)
+				require.Len(t, b, len(a), "the format is the same")
+				require.NotEqual(t, a, b, "levels and zero points are not those of the widest range, from which it begins")
+			}
 		}},
 		{"threads", "1", func(c *accelerate.Config) { c.Threads = 1 }, func(t *testing.T, m *accelerate.Model, on bool) {
 			if on {
@@ -180,13 +226,17 @@ func TestOptionFacts(t *testing.T) {
 		}},
 	} {
 		t.Run(c.option+"="+c.applied, func(t *testing.T) {
-			off := open(t, quick, plain)
+			from := quick
+			if c.applied == "static-int8" { // calibration text wants a tokenizer
+				from = accelerate.Source{Dir: carried}
+			}
+			off := open(t, from, plain)
 			c.fact(t, off, false)
 			require.NotEqual(t, c.applied, outcome(t, off, c.option).Applied)
 			conf := plain
 			conf.Strict = true
 			c.set(&conf)
-			on := open(t, quick, conf)
+			on := open(t, from, conf)
 			c.fact(t, on, true)
 			o := outcome(t, on, c.option)
 			require.Equal(t, c.applied, o.Applied, o)
