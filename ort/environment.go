@@ -3,6 +3,7 @@ package ort
 import (
 	"fmt"
 	"os"
+	"runtime"
 	"strconv"
 	"strings"
 	"sync"
@@ -95,8 +96,8 @@ var (
 // library. What needs the library and finds Init not called calls it with the zero
 // Environment. Safe for concurrent use.
 //
-// ONNX Runtime gets ready in the background meanwhile: what needs that, such as NewSession, waits
-// for it, and has its error.
+// ONNX Runtime's environment is made in the background on Linux, and elsewhere when it is first needed: what needs it, such as
+// NewSession, waits for it, and has its error.
 //
 // Errors: ErrLibraryNotFound, ErrVersion, ErrInitialized, ErrRuntime.
 func Init(e Environment) error {
@@ -129,7 +130,9 @@ func initialise(e Environment) (*runtimeLibrary, error) {
 		return nil, err
 	}
 	loaded.Store(lib)
-	go lib.environment() // who needs it has its error
+	if runtime.GOOS == "linux" { // elsewhere a process that ends runs the library's destructors, under a thread that is at work in it
+		go lib.environment() // who needs it has its error
+	}
 	return lib, nil
 }
 
