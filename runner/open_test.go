@@ -264,13 +264,6 @@ func TestSamplingOfGenAI(t *testing.T) {
 	requireError(t, err, sample.ErrParams, "genai_config.json")
 }
 
-func TestSpinTime(t *testing.T) {
-	const key = "session.intra_op.spin_duration_us"
-	require.Equal(t, "1000", runner.SessionConfig(runner.Options{}).ConfigEntries[key])
-	require.NotContains(t, runner.SessionConfig(runner.Options{Spin: ort.SpinOn}).ConfigEntries, key, "as long as ONNX Runtime has it")
-	require.Equal(t, "7", runner.SessionConfig(runner.Options{ConfigEntries: map[string]string{key: "7"}}).ConfigEntries[key])
-}
-
 // ONNX Runtime is given nodes with large weights first, as bytes, and finds the data file; not where a provider is named.
 func TestLargestFirst(t *testing.T) {
 	dir := toy{layers: 2, headDim: 16, vocab: 1 << 14}.folder(t)

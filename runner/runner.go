@@ -73,8 +73,8 @@ type Options struct {
 	// Inspect, if set, is given the graph before a session is made of it, for what Info does not tell. It must not
 	// keep the graph.
 	Inspect func(*ir.Model)
-	// Spin says how idle threads wait; see ort.SessionConfig. Default: in a loop for a millisecond, then asleep; with Slots,
-	// ort.SpinInRun, which leaves the cores between runs to those who choose tokens. A model and its Request.Draft want that too.
+	// Spin says how idle threads wait; see ort.SessionConfig. Default: ONNX Runtime's; with Slots, ort.SpinInRun,
+	// which leaves the cores between runs to those who choose tokens. A model and its Request.Draft want that too.
 	Spin ort.Spin
 	// NoArena gives memory of activations back to the system after each run; see ort.SessionConfig.
 	NoArena bool
@@ -330,14 +330,6 @@ func (r *Runner) loadGraph(ctx context.Context, file string, o Options) error {
 	return wrap(ctx.Err())
 }
 
-// Idle threads wait for work in a loop for some microseconds. ONNX Runtime's own 50 ms are missing to whoever else wants the
-// core behind each run, and while a session is created to the tokenizer; from one token to the next, or from one operator to
-// the next, it is a tenth of a millisecond.
-const (
-	keySpinTime = "session.intra_op.spin_duration_us"
-	spinTime    = "1000"
-)
-
 // SessionConfig is how the sessions of runners are configured: with o, and with what decoding wants.
 func SessionConfig(o Options) ort.SessionConfig {
 	c := ort.SessionConfig{
@@ -355,11 +347,8 @@ func SessionConfig(o Options) ort.SessionConfig {
 	if o.OptimizedModel != "" {
 		c.Optimization = ort.OptimizeNone
 	}
-	if o.Spin == ort.SpinDefault {
-		c.ConfigEntries[keySpinTime] = spinTime
-		if o.Slots > 0 {
-			c.Spin = ort.SpinInRun
-		}
+	if o.Slots > 0 && o.Spin == ort.SpinDefault {
+		c.Spin = ort.SpinInRun
 	}
 	maps.Copy(c.ConfigEntries, o.ConfigEntries)
 	return c

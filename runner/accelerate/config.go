@@ -146,7 +146,7 @@ type Config struct {
 	ProviderLibrary string `yaml:"provider_library"`
 	// Threads of the CPU. Default: ort.DefaultThreads, the CPUs that this process may use.
 	Threads int `yaml:"threads"`
-	// Spin says how idle threads wait. Default: as with SpinOn, but for a millisecond at a time; with slots, SpinInRun.
+	// Spin says how idle threads wait. Default: ONNX Runtime's way, which is SpinOn; with slots, SpinInRun.
 	Spin Spin `yaml:"spin"`
 	// Arena keeps memory of activations between runs. Default (nil): it does.
 	Arena *bool `yaml:"arena"`

@@ -143,7 +143,6 @@ func (d *description) running() []Outcome {
 // Keys of onnxruntime_session_options_config_keys.h.
 const (
 	keySpinning     = "session.intra_op.allow_spinning"
-	keySpinningTime = "session.intra_op.spin_duration_us"
 	keySpinningEnds = "session.force_spinning_stop"
 )
 
@@ -164,8 +163,6 @@ func (d *description) spin(conf ort.SessionConfig) Outcome {
 		o.Applied = string(SpinOff)
 	case ends:
 		o.Applied, o.Fact = string(SpinInRun), keySpinningEnds
-	case conf.Spin == ort.SpinDefault:
-		o.Fact = keySpinningTime
 	}
 	if o.Requested != "" && o.Requested != o.Applied {
 		o.Reason = reason
