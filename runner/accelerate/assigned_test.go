@@ -22,14 +22,14 @@ func TestAssigned(t *testing.T) {
 		reason string
 	}{
 		"the CPU alone":               {[]ort.Assignment{cpu}, CPU, "3 of 3 nodes on CPUExecutionProvider", ""},
-		"a device and the CPU":        {[]ort.Assignment{cuda, cpu}, CUDA, "7 of 10 nodes on CUDAExecutionProvider, 3 of 10 nodes on CPUExecutionProvider (1 Gather, 2 com.microsoft.MatMulNBits); device_id=0", ""},
-		"a device that takes nothing": {[]ort.Assignment{cpu}, CoreML, "3 of 3 nodes on CPUExecutionProvider", "coreml takes no node of this graph: all run on the CPU"},
+		"a device and the CPU":        {[]ort.Assignment{cuda, cpu}, CUDA, "7 of 10 nodes on CUDAExecutionProvider, 3 of 10 nodes on CPUExecutionProvider (1 Gather, 2 com.microsoft.MatMulNBits); device_id=0; KV cache in memory Cuda:0, logits in Cpu", ""},
+		"a device that takes nothing": {[]ort.Assignment{cpu}, CoreML, "3 of 3 nodes on CPUExecutionProvider; KV cache in memory Cuda:0, logits in Cpu", "coreml takes no node of this graph: all run on the CPU"},
 	} {
 		t.Run(why, func(t *testing.T) {
 			c := Config{Device: row.device}
 			d := &description{
 				p: &Prepared{Device: row.device, Options: runner.Options{Providers: c.provider(row.device)}},
-				c: c, runner: runner.Info{Assignments: row.all},
+				c: c, runner: runner.Info{Assignments: row.all, KVMemory: "Cuda:0", LogitsMemory: "Cpu"},
 			}
 			o := d.device()
 			require.Equal(t, row.fact, o.Fact)
