@@ -137,34 +137,51 @@ type Answer struct {
 	Result    Result
 }
 
+// Collector puts the events of one answer together. Its zero value has none.
+type Collector struct {
+	answer          Answer
+	text, reasoning strings.Builder
+}
+
+// Add takes the next event.
+func (c *Collector) Add(ev Event) {
+	c.text.WriteString(ev.Text)
+	c.reasoning.WriteString(ev.Reasoning)
+	a := &c.answer
+	a.ToolCalls = append(a.ToolCalls, ev.ToolCalls...)
+	if ev.Result != nil {
+		a.Result = *ev.Result
+		return
+	}
+	a.Tokens = append(a.Tokens, ev.Token)
+	if ev.Logprobs != nil {
+		for len(a.Logprobs) < len(a.Tokens)-1 { // the first token of a prompt has none
+			a.Logprobs = append(a.Logprobs, nil)
+		}
+		a.Logprobs = append(a.Logprobs, ev.Logprobs)
+	}
+}
+
+// Answer is what there is by now.
+func (c *Collector) Answer() Answer {
+	c.answer.Text, c.answer.Reasoning = c.text.String(), c.reasoning.String()
+	return c.answer
+}
+
 // Answers gives all answers at once. On error it gives what there is by then.
-func (r *Runner) Answers(ctx context.Context, q Request) ([]Answer, error) {
-	var all []Answer
-	var texts, reasonings []*strings.Builder
-	var err error
+func (r *Runner) Answers(ctx context.Context, q Request) (all []Answer, err error) {
+	var answers []*Collector
 	for ev, e := range r.Generate(ctx, q) {
-		for len(all) <= ev.Answer {
-			all = append(all, Answer{})
-			texts, reasonings = append(texts, new(strings.Builder)), append(reasonings, new(strings.Builder))
+		for len(answers) <= ev.Answer {
+			answers = append(answers, new(Collector))
 		}
-		a := &all[ev.Answer]
-		texts[ev.Answer].WriteString(ev.Text)
-		reasonings[ev.Answer].WriteString(ev.Reasoning)
-		a.ToolCalls = append(a.ToolCalls, ev.ToolCalls...)
-		if ev.Result != nil {
-			a.Result = *ev.Result
-		} else {
-			a.Tokens = append(a.Tokens, ev.Token)
-			if q.Logprobs {
-				a.Logprobs = append(a.Logprobs, ev.Logprobs)
-			}
-		}
+		answers[ev.Answer].Add(ev)
 		if e != nil {
 			err = e
 		}
 	}
-	for i := range all {
-		all[i].Text, all[i].Reasoning = texts[i].String(), reasonings[i].String()
+	for _, a := range answers {
+		all = append(all, a.Answer())
 	}
 	return all, err
 }

@@ -98,11 +98,13 @@ func newScheduler(r *Runner, places, limit int) *scheduler {
 	return s
 }
 
-// BatchStats counts the common steps of generations that share runs; see [Options.Slots].
+// BatchStats counts the common steps of generations that share runs, and these; see [Options.Slots].
 type BatchStats struct {
 	Steps  int64         // runs in which each of some generations got a token
 	Tokens int64         // that they got: over Steps, the rows of a step
 	Time   time.Duration // of those runs
+
+	Busy, Waiting int // slots that somebody has, and generations that wait for one, at the moment
 }
 
 // BatchStats tells how full the batch was up to now. Without Options.Slots it is zero.
@@ -110,9 +112,17 @@ func (r *Runner) BatchStats() BatchStats {
 	if r.scheduler == nil {
 		return BatchStats{}
 	}
-	r.scheduler.mu.Lock()
-	defer r.scheduler.mu.Unlock()
-	return r.scheduler.stats
+	s := r.scheduler
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	stats := s.stats
+	stats.Waiting = len(s.queue)
+	for _, t := range s.owners {
+		if t != nil {
+			stats.Busy++
+		}
+	}
+	return stats
 }
 
 // close ends the loop. No generation is under way.

@@ -61,9 +61,15 @@ func runFlags() []cli.Flag {
 
 // config puts the flags of a command on what --config and --preset say. The error lists all that is wrong with any of them.
 func config(c *cli.Context) (accelerate.Config, error) {
+	return configOver(c, func(*accelerate.Config) {})
+}
+
+// configOver is config with what a command wants where file and flags say nothing.
+func configOver(c *cli.Context, fill func(*accelerate.Config)) (accelerate.Config, error) {
 	conf, faults := baseConfig(c)
 	faults = append(faults, overConfig(c, &conf)...)
 	faults = append(faults, quantizeConfig(c, &conf)...)
+	fill(&conf)
 	if err := conf.Validate(); err != nil {
 		faults = append(faults, faultText(err))
 	}
@@ -125,6 +131,7 @@ func overConfig(c *cli.Context, conf *accelerate.Config) (faults []string) {
 			*n.field = v
 		}
 	}
+	over(c, "prefix-cache", &conf.PrefixCache, c.Int64)
 	over(c, "dtype", (*string)(&conf.DType), c.String)
 	over(c, "target", (*string)(&conf.Target), c.String)
 	over(c, "passes", &conf.Passes, c.StringSlice)

@@ -33,6 +33,7 @@ type program struct {
 func (p *program) commands() []*cli.Command {
 	return []*cli.Command{
 		p.runCommand(),
+		p.serveCommand(),
 		p.benchCommand(),
 		p.evalCommand(),
 		p.pullCommand(),

@@ -9,12 +9,12 @@ import (
 	"io"
 	"os"
 	"strconv"
-	"strings"
 
 	"github.com/urfave/cli/v2"
 
 	"github.com/qwenrt/qwenrt/runner"
 	"github.com/qwenrt/qwenrt/runner/chat"
+	"github.com/qwenrt/qwenrt/runner/serve"
 )
 
 // job is a line of a batch's requests. Flags say what it does not.
@@ -23,32 +23,9 @@ type job struct {
 	Prompt    string            `json:"prompt"`
 	Messages  []chat.Message    `json:"messages"`
 	Tools     []json.RawMessage `json:"tools"`
-	Choice    *choice           `json:"tool_choice"`
+	Choice    *serve.ToolChoice `json:"tool_choice"`
 	MaxTokens int               `json:"max_tokens"`
 	Seed      *uint64           `json:"seed"`
-}
-
-// choice is a tool choice as the OpenAI API has it: a word, or {"type": "function", "function": {"name": ...}}.
-type choice struct {
-	word runner.ToolChoice
-	tool string
-}
-
-func (c *choice) UnmarshalJSON(text []byte) error {
-	var word string
-	if json.Unmarshal(text, &word) == nil {
-		if c.word, c.tool = toolChoice(word); c.tool == "" {
-			return nil
-		}
-	}
-	var named struct {
-		Function struct{ Name string }
-	}
-	if json.Unmarshal(text, &named) != nil || named.Function.Name == "" {
-		return fmt.Errorf(`tool_choice %s: want "auto", "none", "required" or {"type": "function", "function": {"name": ...}}`, text)
-	}
-	c.word, c.tool = runner.ToolRequired, named.Function.Name
-	return nil
 }
 
 // maxLine bounds a line of a batch.
@@ -117,14 +94,14 @@ func (b *batchRun) answer(jobs []job) error {
 	for i, j := range jobs {
 		requests[i] = b.request(j)
 	}
-	under := map[int]*collected{} // by request
+	under := map[int]*runner.Collector{} // by request
 	for ev, err := range b.r.GenerateBatch(b.c.Context, requests) {
 		a := under[ev.Request]
 		if a == nil {
-			a = &collected{}
+			a = new(runner.Collector)
 			under[ev.Request] = a
 		}
-		a.add(ev)
+		a.Add(ev)
 		if ev.Result == nil {
 			continue
 		}
@@ -132,7 +109,7 @@ func (b *batchRun) answer(jobs []job) error {
 		if b.c.Context.Err() != nil {
 			return err
 		}
-		if err := b.finish(jobs[ev.Request], a.answer(), err); err != nil {
+		if err := b.finish(jobs[ev.Request], a.Answer(), err); err != nil {
 			return err
 		}
 	}
@@ -155,7 +132,7 @@ func (b *batchRun) request(j job) runner.Request {
 		q.Tools = j.Tools
 	}
 	if j.Choice != nil {
-		q.ToolChoice, q.Tool = j.Choice.word, j.Choice.tool
+		q.ToolChoice, q.Tool = j.Choice.Choice, j.Choice.Tool
 	}
 	if j.MaxTokens != 0 {
 		q.MaxTokens = j.MaxTokens
@@ -188,31 +165,6 @@ func (b *batchRun) finish(j job, a runner.Answer, err error) error {
 		fmt.Fprintf(b.p.stderr, "%s: %s\n", j.ID, statistics(&a.Result))
 	}
 	return nil
-}
-
-// collected is an answer that comes in pieces.
-type collected struct {
-	runner.Answer
-	text, reasoning strings.Builder
-}
-
-func (a *collected) add(ev runner.Event) {
-	a.text.WriteString(ev.Text)
-	a.reasoning.WriteString(ev.Reasoning)
-	a.ToolCalls = append(a.ToolCalls, ev.ToolCalls...)
-	if ev.Result != nil {
-		a.Result = *ev.Result
-		return
-	}
-	a.Tokens = append(a.Tokens, ev.Token)
-	if ev.Logprobs != nil {
-		a.Logprobs = append(a.Logprobs, ev.Logprobs)
-	}
-}
-
-func (a *collected) answer() runner.Answer {
-	a.Text, a.Reasoning = a.text.String(), a.reasoning.String()
-	return a.Answer
 }
 
 // checkJobs reads all requests before any is answered, and says which line is wrong.

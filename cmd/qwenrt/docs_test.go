@@ -2,6 +2,7 @@ package main
 
 import (
 	"io/fs"
+	"net/http"
 	"os"
 	"path/filepath"
 	"regexp"
@@ -165,7 +166,7 @@ func TestDocumentedCommandsRun(t *testing.T) {
 	ownHome(t)
 	pages := documents(t)
 	for page, least := range map[string]int{
-		"README.md": 5, "docs/acceleration.md": 15, "docs/benchmarks.md": 8, "docs/ci.md": 5, "docs/grammar.md": 3,
+		"README.md": 5, "docs/acceleration.md": 15, "docs/benchmarks.md": 8, "docs/ci.md": 5, "docs/grammar.md": 3, "docs/serving.md": 3,
 	} {
 		t.Run(page, func(t *testing.T) {
 			names := documentedFiles(t)
@@ -176,7 +177,7 @@ func TestDocumentedCommandsRun(t *testing.T) {
 			for line := range strings.Lines(pages[page]) {
 				if m := documentedCommand.FindStringSubmatch(line); m != nil {
 					ran++
-					runDocumented(t, names.Replace(m[1]))
+					runDocumented(t, names.Replace(m[1]), documentedRequest.FindAllStringSubmatch(pages[page], -1))
 				}
 			}
 			require.GreaterOrEqual(t, ran, least)
@@ -187,8 +188,11 @@ func TestDocumentedCommandsRun(t *testing.T) {
 // documentedCommand is a line with a command, without its comment.
 var documentedCommand = regexp.MustCompile(`^    (?:bin/)?qwenrt ([a-z].*?)\s*(?:  # .*)?\n`)
 
-// runDocumented runs what qwenrt is asked for in a document.
-func runDocumented(t *testing.T, command string) {
+// documentedRequest is a line with a request to a server: its path and body.
+var documentedRequest = regexp.MustCompile(`(?m)^    curl (?:-N )?http://127\.0\.0\.1:8080(\S+) -d '(.*)'$`)
+
+// runDocumented runs what qwenrt is asked for in a document; requests are for a server.
+func runDocumented(t *testing.T, command string, requests [][]string) {
 	t.Helper()
 	command = documentedNumber.ReplaceAllStringFunc(optionalPart.ReplaceAllString(command, ""), smallNumbers)
 	what, _, _ := strings.Cut(command, " ")
@@ -205,6 +209,15 @@ func runDocumented(t *testing.T, command string) {
 		command += " --budget 200ms --round 50ms"
 	}
 	t.Log(command)
+	if what == "serve" {
+		url, stop := serving(t, shellWords(command)[1:]...)
+		for _, r := range requests {
+			status, answer := post(t, url+r[1], r[2])
+			require.Equal(t, http.StatusOK, status, "%s: %s", r[0], answer)
+		}
+		require.Equal(t, exitOK, stop().code)
+		return
+	}
 	r := qwenrt(t, shellWords(command)...)
 	if speeds {
 		require.Contains(t, []int{exitOK, exitError, exitUnsure}, r.code, "%s: %s", command, r.stderr)

@@ -32,15 +32,16 @@ var rooms = map[string][]string{
 	"models":                      {"graphopt/ir"},
 	"models/tiny":                 {}, // 20 MB, which importers of the module must not carry
 	"runner":                      {"graphopt/ir", "ort"},
-	"runner/bench/stats":          {}, // numbers alone
+	"runner/serve":                {"runner"}, // which must not know of it
+	"runner/bench/stats":          {},         // numbers alone
 	"runner/eval":                 {"graphopt/ir", "ort", "runner", "runner/bench/stats"},
 	"runner/bench":                {"graphopt/ir", "ort", "runner", "runner/bench/stats"},
 	"runner/tune":                 {"graphopt/ir", "models", "ort", "runner", "runner/accelerate", "runner/bench", "runner/bench/stats", "runner/eval"},
 	"runner/accelerate":           {"graphopt/ir", "graphopt", "graphopt/passes", "quantize", "quantize/calib", "models", "ort", "runner"},
 	"cmd": {"graphopt/ir", "graphopt", "graphopt/passes", "quantize", "quantize/calib", "models", "models/tiny", "ort",
-		"runner", "runner/eval", "runner/bench", "runner/bench/stats", "runner/tune", "runner/accelerate"},
-	"scripts":             {"graphopt/ir", "graphopt", "graphopt/passes", "quantize", "models", "ort", "runner", "runner/bench", "runner/bench/stats"},
-	"internal/reftest":    {"graphopt/ir", "models", "ort"},
+		"runner", "runner/serve", "runner/eval", "runner/bench", "runner/bench/stats", "runner/tune", "runner/accelerate"},
+	"scripts":             {"graphopt/ir", "graphopt", "graphopt/passes", "quantize", "models", "ort", "runner", "runner/serve", "runner/bench", "runner/bench/stats"},
+	"internal/reftest":    {"graphopt/ir", "graphopt", "graphopt/passes", "models", "ort"},
 	"internal/atomicfile": {},
 }
 

@@ -13,7 +13,6 @@ import (
 	"github.com/urfave/cli/v2"
 	"golang.org/x/term"
 
-	"github.com/qwenrt/qwenrt/ort"
 	"github.com/qwenrt/qwenrt/runner"
 	"github.com/qwenrt/qwenrt/runner/accelerate"
 	"github.com/qwenrt/qwenrt/runner/chat"
@@ -137,10 +136,10 @@ func (p *program) answer(c *cli.Context) error {
 	if request.Constraint, err = constrain(r); err != nil {
 		return err
 	}
-	if draft := c.String("draft"); draft != "" {
-		if request.Draft, err = runner.Open(c.Context, draft, runner.Options{Threads: conf.Threads, Spin: ort.SpinInRun}); err != nil {
-			return fmt.Errorf("--draft: %w", err)
-		}
+	if request.Draft, err = openDraft(c, conf); err != nil {
+		return err
+	}
+	if request.Draft != nil {
 		defer request.Draft.Close()
 	}
 	switch {

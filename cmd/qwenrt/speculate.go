@@ -1,9 +1,13 @@
 package main
 
 import (
+	"fmt"
+
 	"github.com/urfave/cli/v2"
 
+	"github.com/qwenrt/qwenrt/ort"
 	"github.com/qwenrt/qwenrt/runner"
+	"github.com/qwenrt/qwenrt/runner/accelerate"
 )
 
 func speculationFlags() []cli.Flag {
@@ -19,4 +23,17 @@ func speculation(c *cli.Context) int {
 		return runner.DefaultSpeculation
 	}
 	return 0
+}
+
+// openDraft opens the model that guesses, nil if none does.
+func openDraft(c *cli.Context, conf accelerate.Config) (*runner.Runner, error) {
+	draft := c.String("draft")
+	if draft == "" {
+		return nil, nil
+	}
+	r, err := runner.Open(c.Context, draft, runner.Options{Threads: conf.Threads, Spin: ort.SpinInRun})
+	if err != nil {
+		return nil, fmt.Errorf("--draft: %w", err)
+	}
+	return r, nil
 }

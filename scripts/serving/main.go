@@ -2,12 +2,14 @@
 //
 //	go run ./scripts/serving MODEL_DIR
 //	go run ./scripts/serving -draft DRAFT_DIR -text FILE MODEL_DIR
+//	go run ./scripts/serving -http MODEL_DIR
 //
 // It prints the speed of one generation and of eight at once, as a whole and in the common steps alone; the time to
 // the first token of a prompt of which nine tenths are known; and the speed of an answer that copies. That answer is
 // given: each token is taken from a text instead of from the logits, so that any weights will do. With -draft it
 // prints instead how many guesses of a smaller model are right in greedy answers to pieces of a text, and the speed;
-// without a text, prompts are random.
+// without a text, prompts are random. With -http it compares answers that are streamed over HTTP with the same ones of
+// the runner, for one client and for eight.
 package main
 
 import (
@@ -40,6 +42,7 @@ func run() error {
 	answer := flag.Int("n", 128, "tokens of an answer")
 	draft := flag.String("draft", "", "model folder of a model that guesses")
 	text := flag.String("text", "", "file whose pieces are the prompts with -draft")
+	http := flag.Bool("http", false, "compare streams over HTTP with the runner")
 	flag.Parse()
 	if flag.NArg() != 1 {
 		return errors.New("usage: serving [flags] MODEL_DIR")
@@ -54,6 +57,9 @@ func run() error {
 	defer r.Close()
 	m := measurement{r: r, prompt: *prompt, answer: *answer}
 	parts := []func() error{m.batches, m.prefix, m.copies}
+	if *http {
+		return m.http(*rounds)
+	}
 	if *draft != "" {
 		if m.draft, err = runner.Open(context.Background(), *draft, runner.Options{Threads: *threads, Spin: ort.SpinInRun}); err != nil {
 			return err
