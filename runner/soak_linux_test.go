@@ -55,7 +55,9 @@ func TestSoak(t *testing.T) {
 		request(i)
 	}
 	require.Less(t, allocated(t)-held, 20*requests)
-	require.Less(t, residentAnonymous(t)-memory, 6<<20)
+	if !racing {
+		require.Less(t, residentAnonymous(t)-memory, 6<<20)
+	}
 	require.LessOrEqual(t, runtime.NumGoroutine(), goroutines+2)
 }
 
@@ -118,7 +120,9 @@ func TestSoakSlots(t *testing.T) {
 	requests(150)
 	memory, goroutines := residentAnonymous(t), runtime.NumGoroutine()
 	requests(600)
-	require.Less(t, residentAnonymous(t)-memory, 6<<20)
+	if !racing {
+		require.Less(t, residentAnonymous(t)-memory, 6<<20)
+	}
 	require.LessOrEqual(t, runtime.NumGoroutine(), goroutines+2)
 	require.LessOrEqual(t, r.PrefixStats().Bytes, int64(1<<18))
 	cancel()
