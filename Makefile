@@ -7,7 +7,7 @@ SHELL := /bin/bash
 .NOTPARALLEL:
 
 # Packages in which goroutines share memory. The race detector costs a second build of everything below them.
-RACE_PKGS ?= ./ort/... ./runner ./runner/bench/... ./runner/chat ./runner/eval ./runner/grammar ./runner/sample ./runner/tokenizer \
+RACE_PKGS ?= ./ort/... ./runner ./runner/bench/... ./runner/chat ./runner/eval ./runner/grammar ./runner/sample ./runner/serve ./runner/tokenizer \
 	./models/hub/... ./scripts/native/...
 # In package accelerate only some tests do; the others quantise for minutes under the detector.
 RACE_ACCELERATE ?= Together|Reconfigure|Panic|Closed|Prune
