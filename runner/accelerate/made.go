@@ -105,7 +105,9 @@ func (d *description) running() []Outcome {
 	switch n := machine.HugePages(); {
 	case !conf.HugePages:
 	case len(conf.Providers) > 0:
-		huge.Reason = "they are for sessions on the CPU"
+		if d.c.HugePages != nil {
+			huge.Reason = "they are for sessions on the CPU"
+		}
 	case n == 0:
 		huge.Reason = "the system gives this process no pages of 2 MB"
 	default:
