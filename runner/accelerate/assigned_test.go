@@ -60,12 +60,12 @@ func TestPrecisionOutcome(t *testing.T) {
 		dir := filepath.Join(t.TempDir(), "out")
 		_, err := Build(t.Context(), Source{Dir: "../../models/testdata/checkpoints/small-bf16"}, Output{Dir: dir}, c.conf, Events{})
 		require.NoError(t, err)
-		p := &Prepared{File: filepath.Join(dir, folder.ModelName), Device: CPU}
+		p := &Prepared{File: filepath.Join(dir, folder.ModelName), Device: CPU, config: c.conf}
 		m, err := ir.Load(p.File)
 		require.NoError(t, err)
 		p.inspect(m)
 		require.NoError(t, m.Close())
-		d := &description{p: p, c: c.conf, summary: p.summary, runner: runner.Info{KVType: c.cache}}
+		d := p.description(runner.Info{KVType: c.cache})
 		precision, dtype := d.precision(), d.dtype()
 		require.Equal(t, []string{c.precision, c.dtype}, []string{precision.Applied, dtype.Applied}, "%+v", c.conf)
 		require.Empty(t, precision.Reason+dtype.Reason, "%+v", c.conf)

@@ -103,22 +103,15 @@ func (p *Prepared) Check() error {
 	if err := p.look(); err != nil {
 		return err
 	}
-	d := &description{p: p, c: p.config, summary: p.summary}
+	var open runner.Info
 	if kv := p.summary.KVCache; kv != nil {
-		d.runner = runner.Info{KVType: kv.DType, SharedKV: kv.Shared, Layers: kv.Layers}
+		open = runner.Info{KVType: kv.DType, SharedKV: kv.Shared, Layers: kv.Layers}
 		if kv.BytesPerToken > 0 && kv.BytesPerToken < 2*int64(kv.Layers)*kv.Heads*kv.HeadDim {
-			d.runner.KVType = "int4" // whose pairs the graph calls bytes
+			open.KVType = "int4" // whose pairs the graph calls bytes
 		}
 	}
-	var info Info
-	for _, describe := range []func(*description) Outcome{
-		(*description).precision, (*description).algorithm, (*description).blockSize, (*description).dtype,
-		(*description).attention, (*description).fusedKernels, (*description).kv, (*description).compile, (*description).prepack,
-	} {
-		info.Options = append(info.Options, d.noted(describe))
-	}
-	info.Options = append(info.Options, d.making()...)
-	return info.strict()
+	d := p.description(open)
+	return Info{Options: append(d.outcomes(graphOptions), d.making()...)}.strict()
 }
 
 // look has the graph inspected where no runner has.
@@ -144,48 +137,61 @@ func (p *Prepared) inspect(m *ir.Model) {
 // describe collects the facts about a model that has been opened.
 func (p *Prepared) describe(open runner.Info, measured Measured) Info {
 	summary := p.summary
-	d := &description{p: p, c: p.config, summary: summary, runner: open}
+	d := p.description(open)
 	info := Info{
 		Model: ModelInfo{
-			File: p.File, Name: modelName(p.File), Parameters: summary.Parameters, Layers: open.Layers, KVHeads: open.KVHeads, HeadDim: open.HeadDim,
+			File: p.File, Parameters: summary.Parameters, Layers: open.Layers, KVHeads: open.KVHeads, HeadDim: open.HeadDim,
 			Vocabulary: open.Vocabulary, Context: open.ContextLength, KVMemory: open.KVMemory, Logits: open.LogitsMemory, Nodes: summary.Nodes, ORTVersion: ort.Version(), Library: ort.LibraryPath(),
 		},
 		Providers: open.Assignments, Fused: summary.Fusions, Quantization: summary.Quantization, BitsPerWeight: summary.BitsPerWeight,
 		Memory: Memory{Estimate: p.estimate, Measured: measured},
 	}
-	for _, describe := range []func(*description) Outcome{
-		(*description).device, (*description).threads, (*description).precision, (*description).algorithm, (*description).blockSize,
-		(*description).dtype, (*description).attention, (*description).fusedKernels, (*description).kv, (*description).compile,
-		(*description).prepack, (*description).prefillChunk, (*description).maxContext,
-		(*description).slots, (*description).queue, (*description).prefixCache,
-	} {
-		info.Options = append(info.Options, d.noted(describe))
+	if d.manifest != nil {
+		info.Model.Name = d.manifest.Source.Name
 	}
-	info.Options = append(append(info.Options, d.running()...), d.making()...)
+	info.Options = slices.Concat(d.outcomes(sessionOptions), d.outcomes(graphOptions), d.outcomes(limitOptions), d.running(), d.making())
 	return info
 }
 
-func modelName(file string) string {
-	m, err := folder.ReadManifest(filepath.Dir(file))
-	if err != nil {
-		return ""
+// The options of the report, in its order. What became of graphOptions the graph and its folder show; of the others, the model
+// that is open.
+var (
+	sessionOptions = []func(*description) Outcome{(*description).device, (*description).threads}
+	graphOptions   = []func(*description) Outcome{
+		(*description).precision, (*description).algorithm, (*description).blockSize, (*description).dtype,
+		(*description).attention, (*description).fusedKernels, (*description).kv, (*description).compile, (*description).prepack,
 	}
-	return m.Source.Name
-}
+	limitOptions = []func(*description) Outcome{
+		(*description).prefillChunk, (*description).maxContext, (*description).slots, (*description).queue, (*description).prefixCache,
+	}
+)
 
 // description is what outcomes are made of.
 type description struct {
-	p       *Prepared
-	c       Config
-	summary *inspect.Summary
-	runner  runner.Info
+	p        *Prepared
+	c        Config
+	summary  *inspect.Summary
+	manifest *folder.Manifest // of the model's folder; nil where there is none
+	runner   runner.Info
 }
 
-// noted is an outcome, with the reason that was found before the model was opened where there is no other.
-func (d *description) noted(describe func(*description) Outcome) Outcome {
-	o := describe(d)
-	o.Reason = cmp.Or(o.Reason, d.p.notes[o.Option])
-	return o
+// description is that of a model that a runner has open, or would have.
+func (p *Prepared) description(open runner.Info) *description {
+	d := &description{p: p, c: p.config, summary: p.summary, runner: open}
+	if m, err := folder.ReadManifest(filepath.Dir(p.File)); err == nil {
+		d.manifest = m
+	}
+	return d
+}
+
+// outcomes are those of some options, each with the reason that was found before the model was opened where there is no other.
+func (d *description) outcomes(of []func(*description) Outcome) (all []Outcome) {
+	for _, describe := range of {
+		o := describe(d)
+		o.Reason = cmp.Or(o.Reason, d.p.notes[o.Option])
+		all = append(all, o)
+	}
+	return all
 }
 
 // number is n as a request; 0 requests nothing.
@@ -292,10 +298,9 @@ func (d *description) precision() Outcome {
 
 func (d *description) algorithm() Outcome {
 	o := Outcome{Option: "algorithm", Requested: string(d.c.Method), Applied: "none", Fact: "no manifest tells"}
-	m, err := folder.ReadManifest(filepath.Dir(d.p.File))
-	if err == nil {
+	if d.manifest != nil {
 		counts := map[string]int{}
-		for _, t := range m.Quantization {
+		for _, t := range d.manifest.Quantization {
 			counts[t.Method]++
 		}
 		var parts []string
@@ -334,7 +339,7 @@ func (d *description) floatType() DType {
 	}
 	for _, c := range d.summary.Constants {
 		switch {
-		case c.DType == "float16" && toldOptions(d.p.File)["half_scales"] == "":
+		case c.DType == "float16" && d.told()["half_scales"] == "":
 			return FP16
 		case c.DType == "bfloat16":
 			return BF16

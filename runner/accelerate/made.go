@@ -4,12 +4,10 @@ import (
 	"cmp"
 	"fmt"
 	"maps"
-	"path/filepath"
 	"reflect"
 	"strconv"
 	"strings"
 
-	"github.com/qwenrt/qwenrt/models/folder"
 	"github.com/qwenrt/qwenrt/ort"
 	"github.com/qwenrt/qwenrt/runner"
 	"github.com/qwenrt/qwenrt/runner/machine"
@@ -42,7 +40,7 @@ func (d *description) making() (all []Outcome) {
 		}
 		if asked == nil {
 			set = d.settings()
-			asked, told = set.options(), toldOptions(d.p.File)
+			asked, told = set.options(), d.told()
 		}
 		applied := told[m.key]
 		if applied == "" && told != nil && m.key != "" {
@@ -85,14 +83,13 @@ func (s settings) options() map[string]string {
 	return o
 }
 
-// toldOptions are those of all steps of a folder's manifest, nil where there is none; where a step repeats another, the later counts.
-func toldOptions(file string) map[string]string {
-	m, err := folder.ReadManifest(filepath.Dir(file))
-	if err != nil { // Applied then says that they are unknown
+// told are the options of all steps of the folder's manifest, nil where there is none; where a step repeats another, the later counts.
+func (d *description) told() map[string]string {
+	if d.manifest == nil { // Applied then says that they are unknown
 		return nil
 	}
 	o := map[string]string{}
-	for _, s := range m.Steps {
+	for _, s := range d.manifest.Steps {
 		maps.Copy(o, s.Options)
 	}
 	return o
