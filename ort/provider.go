@@ -132,7 +132,7 @@ func (l *runtimeLibrary) allProviders() []string {
 }
 
 func (p Provider) appendTo(lib *runtimeLibrary, o *binding.SessionOptions) error {
-	switch short(strings.ToLower(p.Name)) {
+	switch strings.ToLower(ShortName(p.Name)) {
 	case "cpu":
 		if len(p.Options) > 0 {
 			return errors.New("it has no options; see the fields of SessionConfig")
@@ -212,14 +212,15 @@ func (p Provider) appendByName(lib *runtimeLibrary, o *binding.SessionOptions) e
 	if unknown == nil {
 		return nil
 	}
-	if name := strings.ToUpper(short(p.Name)); name != p.Name && o.AppendExecutionProvider(name, p.Options) == nil {
+	if name := strings.ToUpper(ShortName(p.Name)); name != p.Name && o.AppendExecutionProvider(name, p.Options) == nil {
 		return nil
 	}
 	return unknown
 }
 
-// short is a provider's name without what full names end in.
-func short(name string) string {
+// ShortName returns a provider's name without what full names end in: CUDA for
+// CUDAExecutionProvider.
+func ShortName(name string) string {
 	const suffix = "executionprovider"
 	if n := len(name) - len(suffix); n > 0 && strings.EqualFold(name[n:], suffix) {
 		return name[:n]

@@ -103,8 +103,7 @@ const (
 // canonical is d as it is compared. What ONNX Runtime calls a provider in full, such as CUDAExecutionProvider, is its device;
 // names of other providers keep their case.
 func (d Device) canonical() Device {
-	lower := Device(strings.TrimSuffix(strings.ToLower(string(d)), "executionprovider"))
-	switch lower {
+	switch lower := Device(strings.ToLower(ort.ShortName(string(d)))); lower {
 	case "":
 		return DefaultDevice
 	case "mps":
