@@ -2,13 +2,12 @@ package ort_test
 
 import (
 	"os"
-	"regexp"
-	"strconv"
 	"testing"
 
 	"github.com/stretchr/testify/require"
 
 	"github.com/qwenrt/qwenrt/ort"
+	"github.com/qwenrt/qwenrt/ort/orttest"
 )
 
 // A session has as many threads as it is given, the caller's among them. Go starts some of its own meanwhile, so that ONNX
@@ -50,25 +49,13 @@ func TestNoArena(t *testing.T) {
 	clear(x.Bytes()) // so that it is in memory before anything is measured
 	for _, noArena := range []bool{false, true} {
 		s := open(t, "add", ort.SessionConfig{Threads: 1, NoArena: noArena})
-		before := residentAnonymous(t)
+		before := orttest.ResidentAnonymous(t)
 		out, err := s.Run(t.Context(), map[string]*ort.Tensor{"x": x, "y": x}, nil)
 		require.NoError(t, err)
-		require.Greater(t, residentAnonymous(t)-before, bytes/2)
+		require.Greater(t, orttest.ResidentAnonymous(t)-before, bytes/2)
 		out["z"].Close()
-		require.Equal(t, !noArena, residentAnonymous(t)-before > bytes/2)
+		require.Equal(t, !noArena, orttest.ResidentAnonymous(t)-before > bytes/2)
 		s.Close()
-		require.Less(t, residentAnonymous(t)-before, bytes/2)
+		require.Less(t, orttest.ResidentAnonymous(t)-before, bytes/2)
 	}
-}
-
-// residentAnonymous is RssAnon of this process in bytes, see proc_pid_status(5).
-func residentAnonymous(t *testing.T) int {
-	t.Helper()
-	status, err := os.ReadFile("/proc/self/status")
-	require.NoError(t, err)
-	found := regexp.MustCompile(`RssAnon:\s+(\d+) kB`).FindSubmatch(status)
-	require.Len(t, found, 2)
-	kB, err := strconv.Atoi(string(found[1]))
-	require.NoError(t, err)
-	return kB << 10
 }

@@ -1,13 +1,11 @@
 package runner_test
 
 import (
-	"os"
-	"regexp"
-	"strconv"
 	"testing"
 
 	"github.com/stretchr/testify/require"
 
+	"github.com/qwenrt/qwenrt/ort/orttest"
 	"github.com/qwenrt/qwenrt/runner"
 )
 
@@ -20,7 +18,7 @@ func TestMemoryFollowsTokens(t *testing.T) {
 	s := sequence(t, r)
 	_, err := s.Prefill(t.Context(), m.prompt(1))
 	require.NoError(t, err)
-	before := residentAnonymous(t)
+	before := orttest.ResidentAnonymous(t)
 	require.NoError(t, s.Reserve(131072))
 	for range 300 {
 		_, err := s.Decode(t.Context(), 1)
@@ -28,7 +26,7 @@ func TestMemoryFollowsTokens(t *testing.T) {
 	}
 	require.Equal(t, 131072, s.Capacity())
 	require.EqualValues(t, 2<<30, r.Info().KVBytes(s.Capacity()))
-	require.Less(t, residentAnonymous(t)-before, 512<<20)
+	require.Less(t, orttest.ResidentAnonymous(t)-before, 512<<20)
 }
 
 // TestGenerateFreesItsCache holds that no cache stays behind: twenty of them would be 160 MB.
@@ -42,21 +40,9 @@ func TestGenerateFreesItsCache(t *testing.T) {
 		}
 	}
 	generate() // what the session keeps for its runs is there from now on
-	before := residentAnonymous(t)
+	before := orttest.ResidentAnonymous(t)
 	for range 20 {
 		generate()
 	}
-	require.Less(t, residentAnonymous(t)-before, 80<<20)
-}
-
-// residentAnonymous is RssAnon of this process in bytes, see proc_pid_status(5).
-func residentAnonymous(t *testing.T) int {
-	t.Helper()
-	status, err := os.ReadFile("/proc/self/status")
-	require.NoError(t, err)
-	found := regexp.MustCompile(`RssAnon:\s+(\d+) kB`).FindSubmatch(status)
-	require.Len(t, found, 2)
-	kB, err := strconv.Atoi(string(found[1]))
-	require.NoError(t, err)
-	return kB << 10
+	require.Less(t, orttest.ResidentAnonymous(t)-before, 80<<20)
 }

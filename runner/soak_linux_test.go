@@ -50,13 +50,13 @@ func TestSoak(t *testing.T) {
 	for i := range warmup {
 		request(i)
 	}
-	memory, held, goroutines := residentAnonymous(t), allocated(t), runtime.NumGoroutine()
+	memory, held, goroutines := orttest.ResidentAnonymous(t), allocated(t), runtime.NumGoroutine()
 	for i := range requests {
 		request(i)
 	}
 	require.Less(t, allocated(t)-held, 20*requests)
 	if !racing {
-		require.Less(t, residentAnonymous(t)-memory, 6<<20)
+		require.Less(t, orttest.ResidentAnonymous(t)-memory, 6<<20)
 	}
 	require.LessOrEqual(t, runtime.NumGoroutine(), goroutines+2)
 }
@@ -118,10 +118,10 @@ func TestSoakSlots(t *testing.T) {
 		runtime.GC()
 	}
 	requests(150)
-	memory, goroutines := residentAnonymous(t), runtime.NumGoroutine()
+	memory, goroutines := orttest.ResidentAnonymous(t), runtime.NumGoroutine()
 	requests(600)
 	if !racing {
-		require.Less(t, residentAnonymous(t)-memory, 6<<20)
+		require.Less(t, orttest.ResidentAnonymous(t)-memory, 6<<20)
 	}
 	require.LessOrEqual(t, runtime.NumGoroutine(), goroutines+2)
 	require.LessOrEqual(t, r.PrefixStats().Bytes, int64(1<<18))

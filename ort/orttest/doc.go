@@ -15,7 +15,8 @@
 // kernel is an error. What crosses between host and device is counted, and each
 // run's addresses and shapes are kept.
 //
-// Allocated tells what C's heap holds, for tests of what is left behind.
+// Allocated tells what C's heap holds, and ResidentAnonymous what the process does, for
+// tests of what is left behind.
 //
 // The provider is written in C and compiled when a test first asks for it, with the
 // compiler that cgo uses. Only tests import this package; it knows nothing of what

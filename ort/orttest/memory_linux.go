@@ -11,7 +11,12 @@ package orttest
 // }
 import "C"
 
-import "testing"
+import (
+	"os"
+	"regexp"
+	"strconv"
+	"testing"
+)
 
 // Allocated is how many bytes C's malloc has given out and not been given back, for this process: those of ONNX Runtime
 // too, mapped blocks (mallopt(3), M_MMAP_THRESHOLD) excepted. A test on a system whose C library does not tell is skipped.
@@ -22,4 +27,22 @@ func Allocated(tb testing.TB) int {
 		tb.Skip("only glibc 2.33 and later tell how much memory malloc has given out")
 	}
 	return n
+}
+
+// ResidentAnonymous is RssAnon of this process in bytes, see proc_pid_status(5).
+func ResidentAnonymous(tb testing.TB) int {
+	tb.Helper()
+	status, err := os.ReadFile("/proc/self/status")
+	if err != nil {
+		tb.Fatal(err)
+	}
+	found := regexp.MustCompile(`RssAnon:\s+(\d+) kB`).FindSubmatch(status)
+	if found == nil {
+		tb.Fatalf("/proc/self/status does not tell RssAnon: %s", status)
+	}
+	kB, err := strconv.Atoi(string(found[1]))
+	if err != nil {
+		tb.Fatal(err)
+	}
+	return kB << 10
 }
