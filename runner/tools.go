@@ -24,6 +24,18 @@ const (
 	ToolRequired ToolChoice = "required"
 )
 
+// ParseToolChoice reads a choice as the OpenAI API has it, where "auto" and nothing are ToolAuto, and reports whether word is
+// one.
+func ParseToolChoice(word string) (choice ToolChoice, ok bool) {
+	switch choice = ToolChoice(word); choice {
+	case "auto":
+		return ToolAuto, true
+	case ToolAuto, ToolNone, ToolRequired:
+		return choice, true
+	}
+	return "", false
+}
+
 // described is a tool as the OpenAI API has it, or the function of one by itself.
 type described struct {
 	Function *function `json:"function"`

@@ -158,11 +158,8 @@ func (p *program) request(c *cli.Context) (runner.Request, error) {
 
 // toolChoice reads a word, or the name of a tool.
 func toolChoice(word string) (choice runner.ToolChoice, tool string) {
-	switch word {
-	case "auto", "":
-		return runner.ToolAuto, ""
-	case string(runner.ToolNone), string(runner.ToolRequired):
-		return runner.ToolChoice(word), ""
+	if choice, ok := runner.ParseToolChoice(word); ok {
+		return choice, ""
 	}
 	return runner.ToolRequired, word
 }

@@ -99,13 +99,9 @@ type ToolChoice struct {
 // UnmarshalJSON reads it.
 func (c *ToolChoice) UnmarshalJSON(text []byte) error {
 	var word string
-	if json.Unmarshal(text, &word) == nil {
-		switch word {
-		case "auto", "": // null too
-			*c = ToolChoice{}
-			return nil
-		case string(runner.ToolNone), string(runner.ToolRequired):
-			*c = ToolChoice{Choice: runner.ToolChoice(word)}
+	if json.Unmarshal(text, &word) == nil { // null too, as no word
+		if choice, ok := runner.ParseToolChoice(word); ok {
+			*c = ToolChoice{Choice: choice}
 			return nil
 		}
 	}

@@ -13,6 +13,7 @@ import (
 	"sync"
 	"time"
 
+	"github.com/qwenrt/qwenrt/runner/bench/stats"
 	"github.com/qwenrt/qwenrt/runner/serve"
 )
 
@@ -52,9 +53,8 @@ func (m *measurement) http(rounds int) error {
 				best = took[0]
 			}
 		}
-		slices.Sort(ratios)
 		fmt.Printf("%d clients: the runner has %.1f tokens/s; over HTTP %.4f times as long (median of %d rounds, %.4f to %.4f)\n",
-			n, float64(n*m.answer)/best.Seconds(), ratios[len(ratios)/2], rounds, ratios[0], ratios[len(ratios)-1])
+			n, float64(n*m.answer)/best.Seconds(), stats.Median(ratios), rounds, slices.Min(ratios), slices.Max(ratios))
 	}
 	return nil
 }
